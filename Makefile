@@ -1,0 +1,41 @@
+# One environment for everything; every verb sets it up first.
+VENV   ?= .venv
+PYTHON ?= python3
+PORT   ?= 8000
+HOST   ?= 127.0.0.1
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+SOURCE := server pine portia kvedit pocket tests benchmarks
+
+.PHONY: serve test check format bench build clean
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $(READY)
+
+serve: $(READY)            ## serve the embedded model (PORT=8123, HOST=0.0.0.0, ARGS="--model DIR")
+	$(BIN)/evenhand serve --host $(HOST) --port $(PORT) $(ARGS)
+
+test: $(READY)             ## run every test (ARGS="-k pine")
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(READY)            ## lint, format, types, layers
+	$(BIN)/ruff check $(SOURCE)
+	$(BIN)/ruff format --check $(SOURCE)
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: $(READY)           ## rewrite the source in house style
+	$(BIN)/ruff check --fix $(SOURCE)
+	$(BIN)/ruff format $(SOURCE)
+
+bench: $(READY)            ## run every benchmark (ARGS=--quick)
+	@set -e; for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script $(ARGS); done
+
+build: $(READY)            ## build the wheel into dist/
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean:
+	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

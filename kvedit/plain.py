@@ -1,0 +1,48 @@
+"""The plain reading: one span, where it is, causal. The gate compares it with the stock model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kvedit.reading import Layer
+from kvedit.rotary import turn
+from kvedit.spans import Span
+from kvedit.state import attend
+
+
+class Plain:
+    """One span per layer; token n stands at position n and sees what came before it."""
+
+    def __init__(self) -> None:
+        self._spans: dict[int, Span] = {}
+
+    def read(self, layer: Layer, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Cache the new keys and values, and attend causally (see `kvedit.reading.Reading`)."""
+        span = self._spans.setdefault(layer.index, Span())
+        start, new = span.length, query.shape[2]
+        positions = torch.arange(start, start + new, device=query.device)
+        span.append(turn(layer.geometry, key, positions), value)
+        visible = causal(positions, torch.arange(start + new, device=query.device))
+        turned = turn(layer.geometry, query, positions)
+        state = attend(
+            turned, span.keys, span.values, layer.scaling, visible=visible, softcap=layer.softcap
+        )
+        return state.output.to(query.dtype)
+
+    def report(self) -> Mapping[str, Any]:
+        """Return nothing: the plain reading has nothing to say."""
+        return {}
+
+
+def causal(query: Tensor, kv: Tensor) -> Tensor:
+    """Return where a query sees a key: at its own position and before.
+
+    query    [query] positions, tokens
+    kv       [kv] positions, tokens
+    returns  [query, kv] bool
+    """
+    return query[:, None] >= kv[None, :]

@@ -1,0 +1,45 @@
+"""A reading: how one layer's queries read the cached spans."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from kvedit.rotary import RotaryGeometry
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layer:
+    """What a reading must know of an attention layer.
+
+    index     place of the layer in the model, from 0
+    geometry  how its queries and keys are rotated, or None for a layer without positions
+    scaling   factor on the scores before the softmax
+    softcap   bound of the scores, `cap * tanh(score / cap)`, or None
+    """
+
+    index: int
+    geometry: RotaryGeometry | None
+    scaling: float
+    softcap: float | None = None
+
+
+class Reading(Protocol):
+    """How queries read what is cached; one object per sequence, it owns the sequence's cache."""
+
+    def read(self, layer: Layer, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Cache the new keys and values, and attend.
+
+        query   [batch, heads, query, dim]     not rotated
+        key     [batch, kv_heads, query, dim]  not rotated
+        value   [batch, kv_heads, query, dim]
+        returns [batch, heads, query, dim]
+        """
+        ...
+
+    def report(self) -> Mapping[str, Any]:
+        """Return what the reading has to say of this sequence, for the reply's notes."""
+        ...

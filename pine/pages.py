@@ -1,0 +1,102 @@
+"""Documents of unequal length in pages of equal length, so that one product reads them all.
+
+A page holds tokens of one document; a document fills one page or more, the last one perhaps partly. One
+turn of the query serves all pages of a document, since all its keys stand in one frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+PAGE_LENGTHS = (16, 32, 64, 128, 256, 512)  # tokens; candidates beside the documents' own lengths
+PAGE_COST = 8  # what one more page costs, in tokens read
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pages:
+    """The layout of a set of documents; slots = pages * length.
+
+    length    tokens per page
+    lengths   [documents] int64, tokens
+    owner     [pages] int64, the document of each page, ascending
+    place     [slots] int64, index of the token within its document; for padding, beyond its length
+    filled    [slots] bool, or None if there is no padding
+    slot_of   [tokens] int64, the slot of each token of the concatenated documents
+    """
+
+    length: int
+    lengths: Tensor
+    owner: Tensor
+    place: Tensor
+    filled: Tensor | None
+    slot_of: Tensor
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], device: torch.device) -> Pages:
+        """Lay out documents of given lengths (tokens, at least 1 each)."""
+        page = page_length(lengths)
+        sizes = torch.tensor(lengths, device=device)
+        counts = (sizes + page - 1) // page
+        owner = torch.arange(len(lengths), device=device).repeat_interleave(counts)
+        first = counts.cumsum(0) - counts  # first page of each document
+        step = torch.arange(len(owner), device=device) - first[owner]
+        place = (step[:, None] * page + torch.arange(page, device=device)).flatten()
+        filled = place < sizes[owner].repeat_interleave(page)
+        slot_of = filled.nonzero().flatten()
+        return cls(page, sizes, owner, place, None if filled.all() else filled, slot_of)
+
+    @property
+    def one_page_each(self) -> bool:
+        """Return whether pages and documents are the same."""
+        return len(self.owner) == len(self.lengths)
+
+    @property
+    def slots(self) -> int:
+        """Return how many tokens the pages have room for."""
+        return len(self.place)
+
+    def lay(self, tokens: Tensor) -> Tensor:
+        """Put the concatenated documents' tokens into their slots; padding is zero.
+
+        tokens   [batch, kv_heads, tokens, dim]
+        returns  [batch, kv_heads, slots, dim], contiguous
+        """
+        if self.filled is None:
+            return tokens.contiguous()
+        laid = tokens.new_zeros((*tokens.shape[:2], self.slots, tokens.shape[-1]))
+        return laid.index_copy_(2, self.slot_of, tokens)
+
+    def per_document(self, weights: Tensor) -> Tensor:
+        """Sum over the slots of each document.
+
+        weights  [..., slots], 0 at padding
+        returns  [..., documents]
+        """
+        sums = weights.unflatten(-1, (len(self.owner), self.length)).sum(-1)
+        if self.one_page_each:
+            return sums
+        return sums.new_zeros((*sums.shape[:-1], len(self.lengths))).index_add_(-1, self.owner, sums)
+
+    def per_page(self, values: Tensor) -> Tensor:
+        """Give each page what its document has: [..., documents] -> [..., pages]."""
+        return values if self.one_page_each else values.index_select(-1, self.owner)
+
+    def own(self, document: int) -> Tensor:
+        """Return the slots of one document's pages, [slots] bool."""
+        return (self.owner == document).repeat_interleave(self.length)
+
+
+def page_length(lengths: Sequence[int]) -> int:
+    """Return the page length that wastes least; equal documents fill one page each."""
+
+    def cost(page: int) -> int:
+        pages = sum(-(-length // page) for length in lengths)
+        return pages * (page + PAGE_COST)
+
+    longest = max(lengths)
+    candidates = [longest, *(page for page in PAGE_LENGTHS if page < longest)]
+    return min(candidates, key=cost)

@@ -1,0 +1,1 @@
+"""The judge's arithmetic: verdicts, orders and agreement. No model, no torch."""

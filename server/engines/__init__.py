@@ -1,0 +1,1 @@
+"""Engines: the only part of the server that talks to models."""

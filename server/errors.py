@@ -1,0 +1,64 @@
+"""The two errors a caller can meet, and their one form on the wire.
+
+A `PlanError` asks for something impossible: 4xx, retrying never helps. An `EngineError` failed while
+running: 5xx or 429, and says whether a retry may help. Messages read
+`<thing> must|cannot <condition>, got <value>; <what to do>`.
+"""
+
+from __future__ import annotations
+
+
+class EvenhandError(Exception):
+    """An error with a place on the wire (the OpenAI error object).
+
+    message      one sentence
+    status       HTTP status
+    kind         the object's `type`
+    param, code  the object's `param` and `code`, or None
+    retry_after  seconds until a retry may succeed, or None if it never will
+    """
+
+    status = 500
+    kind = "server_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        status: int | None = None,
+        retry_after: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code
+        self.status = self.status if status is None else status
+        self.retry_after = retry_after
+
+    def wire(self) -> dict[str, dict[str, str | None]]:
+        """Return the OpenAI error object."""
+        error = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
+        return {"error": error}
+
+
+class PlanError(EvenhandError):
+    """What was asked cannot be done; the request is at fault (4xx)."""
+
+    status = 400
+    kind = "invalid_request_error"
+
+
+class EngineError(EvenhandError):
+    """Running failed; the request is not at fault (5xx), or the server is full (429)."""
+
+    status = 500
+    kind = "server_error"
+
+
+class Overloaded(EngineError):
+    """Every place is taken; the caller may come back (429 with Retry-After)."""
+
+    status = 429
+    kind = "rate_limit_error"
