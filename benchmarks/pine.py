@@ -1,7 +1,7 @@
 """PINE against stock SDPA on a random 94M-parameter Llama: prefill and decode, side by side.
 
-Both sides run in one process through transformers' own forward, float32, 2 threads, last-token logits;
-the baseline is the stock path with the stock cache, as a request without stages runs it.
+Both sides run in one process through transformers' own forward, float32, 2 threads, last-token
+logits; the baseline is the stock path with the stock cache, as a request without stages runs it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DECODE = 16  # tokens per measurement
 
 
 def model() -> LlamaForCausalLM:
-    """Return the 94M-parameter shape of specs/pine.md: 12 layers, hidden 512, 8 heads, 4 KV heads."""
+    """Return the 94M-parameter shape: 12 layers, hidden 512, 8 heads, 4 KV heads."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=32000,
@@ -98,7 +98,9 @@ def main() -> None:
         found = medians(2 if options.quick else 7, ways)
         for phase in ("prefill", "decode"):
             stock, ours = found[f"stock {phase}"], found[f"pine {phase}"]
-            rows.append(Row(case, f"{phase}, PINE against stock SDPA", ours * 1e3, "ms", stock * 1e3))
+            rows.append(
+                Row(case, f"{phase}, PINE against stock SDPA", ours * 1e3, "ms", stock * 1e3)
+            )
     show("PINE, 94M random Llama, float32, 2 threads", rows, options.json)
 
 

@@ -1,9 +1,9 @@
 """The door into transformers: the only file that knows a model's inside (DESIGN 5).
 
-At load, once, an attention function named "evenhand" is registered and chosen. Without a `reading` it is
-transformers' own SDPA, to the last bit. With one, the call also passes position ids of zero, so queries
-and keys arrive un-rotated, and the reading decides where everything appears. Behaviour is an argument
-of the call; nothing of the model changes between requests.
+At load, once, an attention function named "evenhand" is registered and chosen. Without a `reading`
+it is transformers' own SDPA, to the last bit. With one, the call also passes position ids of zero,
+so queries and keys arrive un-rotated, and the reading decides where everything appears. Behaviour
+is an argument of the call; nothing of the model changes between requests.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class Door:
 def open_door(model: PreTrainedModel) -> Door:
     """Open the door of a loaded model, and decide by measurement whether readings may use it.
 
-    The plain reading is compared with the stock model on random tokens, prefill then decode, for each
-    candidate layout; the first that agrees to rounding is taken.
+    The plain reading is compared with the stock model on random tokens, prefill then decode, for
+    each candidate layout; the first that agrees to rounding is taken.
     """
     AttentionInterface.register(NAME, _attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
@@ -76,7 +76,7 @@ def open_door(model: PreTrainedModel) -> Door:
         geometry = RotaryGeometry(inv_freq, layout)
         geometries = (geometry,) * _layer_count(model)
         difference = _difference(model, geometries, stock)
-        if difference <= GATE_ROUNDINGS * torch.finfo(model.dtype).eps:
+        if difference <= GATE_ROUNDINGS * _rounding(model.dtype):
             return Door(model, geometries, None)
         worst = min(worst, difference)
     reason = f"{_name(model)}: the plain reading differs from the stock model by {worst:.1e}"
@@ -191,6 +191,11 @@ def _difference(
     ]
     difference = (torch.cat(pieces, 1).float() - stock.float()).abs().max()
     return float(difference / stock.float().std())
+
+
+def _rounding(dtype: torch.dtype) -> float:
+    """Return the rounding unit of a reading: turns are made in float32 at best."""
+    return max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)
 
 
 def _name(model: PreTrainedModel) -> str:

@@ -19,7 +19,8 @@ class RotaryGeometry:
     """How one layer turns its queries and keys.
 
     inv_freq  [width / 2] float32, radians per token
-    layout    "half": dimension j turns with j + width / 2 (Llama); "interleaved": 2j with 2j + 1 (GLM)
+    layout    "half": dimension j turns with j + width / 2 (Llama)
+              "interleaved": dimension 2j turns with 2j + 1 (GLM)
 
     Dimensions beyond `width = 2 * len(inv_freq)` carry no position (partial rotary).
     """
@@ -55,7 +56,7 @@ class RotaryGeometry:
             first, second = turning[..., :half], turning[..., half:]
         else:
             first, second = turning[..., 0::2], turning[..., 1::2]
-        shape = torch.broadcast_shapes(vectors.shape[:-1], cos.shape[:-1])
+        shape = torch.broadcast_shapes(vectors.shape[:-1], cos.shape[:-1])  # type: ignore[no-untyped-call]
         turned = vectors.new_empty((*shape, vectors.shape[-1]), dtype=cos.dtype)
         if self.layout == "half":
             low, high = turned[..., :half], turned[..., half : 2 * half]

@@ -10,8 +10,8 @@ FIRST_CAPACITY = 64  # tokens; a buffer doubles from here
 class Span:
     """Keys and values of one span, in buffers that grow geometrically.
 
-    Appending n tokens one by one copies O(n) entries in all, never the whole cache per token. Keys are
-    rotated once, for their place in the span's own frame; moving the span moves nothing here.
+    Appending n tokens one by one copies O(n) entries in all, never the whole cache per token. Keys
+    are rotated once, for their place in the span's own frame; moving the span moves nothing here.
     """
 
     __slots__ = ("_keys", "_values", "length")

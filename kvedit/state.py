@@ -17,8 +17,8 @@ from torch import Tensor
 class State:
     """What some queries read from some keys.
 
-    output      [batch, heads, query, dim]  average of the values, weighted; zero if nothing is visible
-    weight_log  [batch, heads, query]       natural log of the sum of exp(score); -inf if nothing is
+    output      [batch, heads, query, dim]  weighted average of the values; zero if nothing is seen
+    weight_log  [batch, heads, query]       natural log of the sum of exp(score); -inf likewise
     """
 
     output: Tensor
@@ -36,9 +36,8 @@ def scores(query: Tensor, key: Tensor, scaling: float, softcap: float | None = N
     kv_heads, kv = key.shape[1:3]
     precise = torch.promote_types(query.dtype, torch.float32)
     grouped = query.reshape(batch, kv_heads, heads // kv_heads * length, dim)
-    product = grouped.to(precise) @ key.to(precise).transpose(-1, -2)
-    product = capped(product.mul_(scaling), softcap)
-    return product.view(batch, heads, length, kv)
+    product = (grouped.to(precise) * scaling) @ key.to(precise).transpose(-1, -2)
+    return capped(product, softcap).view(batch, heads, length, kv)
 
 
 def capped(product: Tensor, softcap: float | None) -> Tensor:
@@ -82,7 +81,7 @@ def attend(
     if visible is not None:
         product = product.masked_fill_(~visible, -torch.inf)
     weight_log = product.logsumexp(-1)
-    # where nothing is visible, weight_log is -inf: subtract 0 instead, and every weight is exp(-inf)
+    # where nothing is visible, weight_log is -inf: subtract 0, and every weight is exp(-inf)
     anchor = weight_log.masked_fill(weight_log == -torch.inf, 0.0)
     weights = product.sub_(anchor[..., None]).exp_()
     return State(weigh(weights, value), weight_log)

@@ -11,20 +11,19 @@ from pine.pages import Pages
 def importance(scores: Tensor, pages: Pages) -> Tensor:
     """Return the mean attention that each document's tokens get.
 
-    scores   [..., slots] float32, from un-rotated queries and keys; -inf where a slot does not count.
-             Overwritten.
+    scores   [..., slots] float32, from un-rotated queries and keys; -inf where a slot is padding
     returns  [..., documents]: softmax over all slots, summed per document, over its length
     """
     weights = torch.softmax(scores, -1)
     return pages.per_document(weights) / pages.lengths
 
 
-def importance_to_document(scores: Tensor, pages: Pages, own: Tensor) -> Tensor:
-    """Return the importance of each other document to one query document, over all its tokens.
+def importance_to_document(scores: Tensor, pages: Pages) -> Tensor:
+    """Return the importance of the other documents to one query document, over all its tokens.
 
-    scores   [batch, heads, query, slots] as in `importance`; query = tokens of the query document
-    own      [slots] bool, the query document's own slots: they do not compete. Overwrites scores.
+    scores   [batch, heads, query, slots] as in `importance`; query = tokens of the query document,
+             whose own slots are -inf: they do not compete
     returns  [batch, heads, documents]; the query document's own entry is 0
     """
-    weights = torch.softmax(scores.masked_fill_(own, -torch.inf), -1)
-    return pages.per_document(weights.sum(-2)) / pages.lengths
+    weights = torch.softmax(scores, -1).sum(-2)
+    return pages.per_document(weights) / pages.lengths

@@ -1,13 +1,14 @@
 """Documents of unequal length in pages of equal length, so that one product reads them all.
 
-A page holds tokens of one document; a document fills one page or more, the last one perhaps partly. One
-turn of the query serves all pages of a document, since all its keys stand in one frame.
+A page holds tokens of one document; a document fills one page or more, the last one perhaps partly.
+One turn of the query serves all pages of a document, since all its keys stand in one frame.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ class Pages:
     place     [slots] int64, index of the token within its document; for padding, beyond its length
     filled    [slots] bool, or None if there is no padding
     slot_of   [tokens] int64, the slot of each token of the concatenated documents
+    bounds    by document, its slots, padding included
     """
 
     length: int
@@ -34,6 +36,7 @@ class Pages:
     place: Tensor
     filled: Tensor | None
     slot_of: Tensor
+    bounds: tuple[slice, ...]
 
     @classmethod
     def of(cls, lengths: Sequence[int], device: torch.device) -> Pages:
@@ -47,7 +50,9 @@ class Pages:
         place = (step[:, None] * page + torch.arange(page, device=device)).flatten()
         filled = place < sizes[owner].repeat_interleave(page)
         slot_of = filled.nonzero().flatten()
-        return cls(page, sizes, owner, place, None if filled.all() else filled, slot_of)
+        ends = [0, *(counts.cumsum(0) * page).tolist()]
+        bounds = tuple(slice(start, end) for start, end in pairwise(ends))
+        return cls(page, sizes, owner, place, None if filled.all() else filled, slot_of, bounds)
 
     @property
     def one_page_each(self) -> bool:
@@ -76,18 +81,15 @@ class Pages:
         weights  [..., slots], 0 at padding
         returns  [..., documents]
         """
-        sums = weights.unflatten(-1, (len(self.owner), self.length)).sum(-1)
+        sums = weights.view(*weights.shape[:-1], len(self.owner), self.length).sum(-1)
         if self.one_page_each:
             return sums
-        return sums.new_zeros((*sums.shape[:-1], len(self.lengths))).index_add_(-1, self.owner, sums)
+        totals = sums.new_zeros((*sums.shape[:-1], len(self.lengths)))
+        return totals.index_add_(-1, self.owner, sums)
 
     def per_page(self, values: Tensor) -> Tensor:
         """Give each page what its document has: [..., documents] -> [..., pages]."""
         return values if self.one_page_each else values.index_select(-1, self.owner)
-
-    def own(self, document: int) -> Tensor:
-        """Return the slots of one document's pages, [slots] bool."""
-        return (self.owner == document).repeat_interleave(self.length)
 
 
 def page_length(lengths: Sequence[int]) -> int:

@@ -1,0 +1,68 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from oracles import rotation
+
+from kvedit.rotary import RotaryGeometry, turn
+
+LAYOUTS = ("half", "interleaved")
+positions = st.integers(-2000, 2000)
+
+
+def geometry(layout: str, width: int = 8) -> RotaryGeometry:
+    return RotaryGeometry(10000.0 ** (-torch.arange(0, width, 2).float() / width), layout)
+
+
+def vectors(seed: int, count: int = 3, dim: int = 8) -> torch.Tensor:
+    return torch.randn(count, dim, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dim", [8, 12])
+def test_turn_is_the_matrix_of_the_paper(layout: str, dim: int) -> None:
+    turning, x = geometry(layout), vectors(0, dim=dim)
+    for position in (-7, 0, 1, 513):
+        expected = x.double() @ rotation(position, turning.inv_freq, dim, layout).T
+        turned = turning.turn(x, torch.tensor(position))
+        torch.testing.assert_close(turned.double(), expected, atol=2e-4, rtol=0)
+
+
+@given(a=positions, b=positions, layout=st.sampled_from(LAYOUTS))
+def test_turning_twice_adds(a: int, b: int, layout: str) -> None:
+    turning, x = geometry(layout), vectors(1)
+    twice = turning.turn(turning.turn(x, torch.tensor(a)), torch.tensor(b))
+    torch.testing.assert_close(twice, turning.turn(x, torch.tensor(a + b)), atol=2e-3, rtol=0)
+
+
+@given(p=positions, s=positions, shift=positions, layout=st.sampled_from(LAYOUTS))
+def test_scores_depend_on_distance_alone(p: int, s: int, shift: int, layout: str) -> None:
+    turning, q, k = geometry(layout), vectors(2), vectors(3)
+
+    def score(query: int, key: int) -> torch.Tensor:
+        return (turning.turn(q, torch.tensor(query)) * turning.turn(k, torch.tensor(key))).sum(-1)
+
+    torch.testing.assert_close(score(p, s), score(p + shift, s + shift), atol=5e-3, rtol=0)
+
+
+def test_half_precision_is_turned_in_float32() -> None:
+    turning, x = geometry("half"), vectors(4)
+    turned = turning.turn(x.bfloat16(), torch.tensor(1001))
+    exact = turning.turn(x.bfloat16().float(), torch.tensor(1001))
+    assert turned.dtype == torch.bfloat16
+    assert torch.equal(turned, exact.bfloat16())
+
+
+def test_positions_broadcast_over_heads_and_spans() -> None:
+    turning = geometry("half")
+    query = torch.randn(1, 4, 2, 1, 8, generator=torch.Generator().manual_seed(5))
+    distance = torch.randint(-9, 9, (1, 4, 2, 3), generator=torch.Generator().manual_seed(6))
+    turned = turning.turn(query, distance)
+    assert turned.shape == (1, 4, 2, 3, 8)
+    one = turning.turn(query[0, 1, 1, 0], distance[0, 1, 1, 2])
+    assert torch.equal(turned[0, 1, 1, 2], one)
+
+
+def test_a_layer_without_positions_is_left_alone() -> None:
+    x = vectors(7)
+    assert turn(None, x, torch.tensor(5)) is x

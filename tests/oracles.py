@@ -1,0 +1,144 @@
+"""Slow float64 oracles, written from the papers' formulas; they import nothing of ours.
+
+Everything is explicit: one score at a time where it helps reading, positions as plain integers.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def rotation(position: int, inv_freq: Tensor, dim: int, layout: str) -> Tensor:
+    """Return the rotation matrix of one position, [dim, dim] float64 (RoFormer, eq. 15 and 16)."""
+    matrix = torch.eye(dim, dtype=torch.float64)
+    half = len(inv_freq)
+    for pair, frequency in enumerate(inv_freq.double().tolist()):
+        angle = torch.tensor(position * frequency, dtype=torch.float64)
+        one, two = (pair, pair + half) if layout == "half" else (2 * pair, 2 * pair + 1)
+        matrix[one, one] = matrix[two, two] = angle.cos()
+        matrix[one, two], matrix[two, one] = -angle.sin(), angle.sin()
+    return matrix
+
+
+class Rotary:
+    """Rotates vectors to positions by explicit matrices, remembered per position."""
+
+    def __init__(self, inv_freq: Tensor, layout: str = "half") -> None:
+        self.inv_freq, self.layout = inv_freq, layout
+        self.seen: dict[tuple[int, int], Tensor] = {}
+
+    def __call__(self, vector: Tensor, position: int) -> Tensor:
+        key = (position, len(vector))
+        if key not in self.seen:
+            self.seen[key] = rotation(position, self.inv_freq, len(vector), self.layout)
+        return self.seen[key] @ vector
+
+
+def softmax_read(scores: list[float], values: list[Tensor]) -> Tensor:
+    """Return the softmax-weighted sum of values; zero for no values."""
+    weights = torch.softmax(torch.tensor(scores, dtype=torch.float64), 0)
+    return (weights[:, None] * torch.stack(values)).sum(0)
+
+
+def causal_attention(
+    query: Tensor, key: Tensor, value: Tensor, rotary: Rotary | None, scaling: float
+) -> Tensor:
+    """Plain causal attention of un-rotated [heads, tokens, dim] and [kv_heads, tokens, dim]."""
+    heads, tokens, _ = query.shape
+    group = heads // key.shape[0]
+    output = torch.zeros_like(query, dtype=torch.float64)
+    for head in range(heads):
+        keys, values = key[head // group].double(), value[head // group].double()
+        for token in range(tokens):
+            q = query[head, token].double()
+            q = q if rotary is None else rotary(q, token)
+            at = [keys[s] if rotary is None else rotary(keys[s], s) for s in range(token + 1)]
+            scores = [float(q @ k) * scaling for k in at]
+            output[head, token] = softmax_read(scores, list(values[: token + 1]))
+    return output
+
+
+class PineOracle:
+    """PINE as the spec words it: keys are placed at positions, one query row at a time.
+
+    prefix, lengths  tokens of the prefix and of each document
+    """
+
+    def __init__(self, prefix: int, lengths: list[int], rotary: Rotary, scaling: float) -> None:
+        self.prefix, self.lengths, self.rotary, self.scaling = prefix, lengths, rotary, scaling
+        self.end = prefix + sum(lengths)
+        self.first = [prefix + sum(lengths[:d]) for d in range(len(lengths))]
+
+    def attention(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Return every row's output: [heads, tokens, dim] of un-rotated inputs."""
+        heads, tokens, _ = query.shape
+        group = heads // key.shape[0]
+        output = torch.zeros_like(query, dtype=torch.float64)
+        for head in range(heads):
+            q, k, v = (t.double() for t in (query[head], key[head // group], value[head // group]))
+            rows = self.prefix_rows() + self.document_rows(q, k) + self.suffix_rows(q, k, tokens)
+            for row, position, seen in rows:
+                turned = self.rotary(q[row], position)
+                scores = [float(turned @ self.rotary(k[s], at)) * self.scaling for s, at in seen]
+                output[head, row] = softmax_read(scores, [v[s] for s, _ in seen])
+        return output
+
+    def prefix_rows(self) -> list[tuple[int, int, list[tuple[int, int]]]]:
+        return [(row, row, [(s, s) for s in range(row + 1)]) for row in range(self.prefix)]
+
+    def document_rows(self, q: Tensor, k: Tensor) -> list[tuple[int, int, list[tuple[int, int]]]]:
+        rows = []
+        for i, length in enumerate(self.lengths):
+            order = self.order_for_document(q, k, i)
+            start = self.placed(order)
+            seen = [(s, s) for s in range(self.prefix)]
+            for d in order[1:]:
+                seen += [(self.first[d] + t, start[d] + t) for t in range(self.lengths[d])]
+            for t in range(length):
+                own = [(self.first[i] + s, start[i] + s) for s in range(t + 1)]
+                rows.append((self.first[i] + t, self.end - length + t, seen + own))
+        return rows
+
+    def suffix_rows(
+        self, q: Tensor, k: Tensor, tokens: int
+    ) -> list[tuple[int, int, list[tuple[int, int]]]]:
+        rows = []
+        for row in range(self.end, tokens):
+            importance = self.importance(q[row], k, range(len(self.lengths)))
+            order = sorted(importance, key=lambda d: -importance[d])
+            start = self.placed(order)
+            seen = [(s, s) for s in range(self.prefix)]
+            for d in order:
+                seen += [(self.first[d] + t, start[d] + t) for t in range(self.lengths[d])]
+            rows.append((row, row, seen + [(s, s) for s in range(self.end, row + 1)]))
+        return rows
+
+    def order_for_document(self, q: Tensor, k: Tensor, i: int) -> list[int]:
+        """Return documents by rank for the rows of document i: itself, then by importance."""
+        others = [d for d in range(len(self.lengths)) if d != i]
+        total = dict.fromkeys(others, 0.0)
+        for t in range(self.lengths[i]):
+            for d, weight in self.importance(q[self.first[i] + t], k, others).items():
+                total[d] += weight
+        return [i, *sorted(others, key=lambda d: -total[d])]
+
+    def importance(self, q: Tensor, k: Tensor, documents: object) -> dict[int, float]:
+        """Return mean attention per token of each document, without positions."""
+        listed = list(documents)  # type: ignore[call-overload]
+        if not listed:
+            return {}
+        slots = [self.first[d] + t for d in listed for t in range(self.lengths[d])]
+        weights = torch.softmax((k[slots] @ q) * self.scaling, 0)
+        shares = weights.split([self.lengths[d] for d in listed])
+        return {
+            d: float(share.sum()) / self.lengths[d] for d, share in zip(listed, shares, strict=True)
+        }
+
+    def placed(self, order: list[int]) -> dict[int, int]:
+        """Return where each document starts if the first of `order` ends at `end - 1`."""
+        start, end = {}, self.end
+        for d in order:
+            end -= self.lengths[d]
+            start[d] = end
+        return start
