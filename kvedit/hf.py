@@ -8,6 +8,7 @@ is an argument of the call; nothing of the model changes between requests.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,18 +18,18 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from kvedit.plain import Plain
+from kvedit.gate import Measuring, RefusedError, Seen, Watch, compare, spread_positions
+from kvedit.plain import Plain, causal
 from kvedit.reading import Layer, Reading
 from kvedit.rotary import Layout, RotaryGeometry
+from kvedit.state import attend
 
 NAME = "evenhand"
 LAYOUTS: tuple[Layout, ...] = ("half", "interleaved")
 # rope types whose frequencies change with the length of the text: a cached key would be wrong later
 CHANGING = frozenset({"dynamic", "longrope"})
-GATE_TOKENS = 24  # 16 in prefill, 8 one by one
-GATE_PREFILL = 16
-# allowed difference of logits relative to their spread, in units of the dtype's rounding
-GATE_ROUNDINGS = 256
+GATE_TOKENS = 24
+GATE_PREFILL = 16  # the rest one by one
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,7 +37,7 @@ class Door:
     """A model with the door open.
 
     geometries  one per layer, or empty where attention is refused
-    refusal     why attention is not offered, in one sentence; None = it is
+    refusal     why attention is not offered; None = it is
     """
 
     model: PreTrainedModel
@@ -57,30 +58,20 @@ class Door:
 def open_door(model: PreTrainedModel) -> Door:
     """Open the door of a loaded model, and decide by measurement whether readings may use it.
 
-    The plain reading is compared with the stock model on random tokens, prefill then decode, for
-    each candidate layout; the first that agrees to rounding is taken.
+    Each layer's geometry is the candidate that reproduces its queries and keys; then the plain
+    reading must equal the stock model on random tokens, in prefill and decode.
     """
     AttentionInterface.register(NAME, _attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
+    name = type(model).__name__
     if not model._can_set_attn_implementation():
-        return Door(model, (), f"{_name(model)} has no interchangeable attention in transformers")
-    model.set_attn_implementation(NAME)
-    refusal = _refusal(model)
-    if refusal is not None:
-        return Door(model, (), refusal)
-    inv_freq = _frequencies(model)
-    assert inv_freq is not None
-    stock = _stock_logits(model)
-    worst = torch.inf
-    for layout in LAYOUTS:
-        geometry = RotaryGeometry(inv_freq, layout)
-        geometries = (geometry,) * _layer_count(model)
-        difference = _difference(model, geometries, stock)
-        if difference <= GATE_ROUNDINGS * _rounding(model.dtype):
-            return Door(model, geometries, None)
-        worst = min(worst, difference)
-    reason = f"{_name(model)}: the plain reading differs from the stock model by {worst:.1e}"
-    return Door(model, (), reason + " of the logits' spread in every layout tried")
+        return Door(model, (), f"{name} has no interchangeable attention in transformers")
+    before = model.config._attn_implementation
+    try:
+        return Door(model, _measure(model), None)
+    except RefusedError as refused:
+        model.set_attn_implementation(before)
+        return Door(model, (), f"{name}: {refused}")
 
 
 def _attention(
@@ -91,21 +82,39 @@ def _attention(
     attention_mask: Tensor | None,
     reading: Reading | None = None,
     geometries: tuple[RotaryGeometry | None, ...] = (),
+    watch: Watch | None = None,
     scaling: float | None = None,
     softcap: float | None = None,
+    sliding_window: int | None = None,
     **rest: Any,
 ) -> tuple[Tensor, None]:
     """Attend as transformers does, or as a reading says; signature of `AttentionInterface`."""
-    if reading is None:
-        stock: tuple[Tensor, None] = sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, **rest
-        )
-        return stock
     index: int = module.layer_idx  # type: ignore[assignment]
     factor = query.shape[-1] ** -0.5 if scaling is None else scaling
-    layer = Layer(index, geometries[index], factor, softcap)
-    output = reading.read(layer, query, key, value)
-    return output.transpose(1, 2).contiguous(), None
+    if reading is None:
+        if softcap is None:
+            output, _ = sdpa_attention_forward(
+                module, query, key, value, attention_mask, scaling=scaling, **rest
+            )
+        else:
+            output = _capped_attention(query, key, value, attention_mask, factor, softcap)
+        if watch is not None:
+            watch.see(index, Seen(query, key, value, output.transpose(1, 2), sliding_window))
+        return output, None
+    geometry = geometries[index] if geometries else None
+    read = reading.read(Layer(index, geometry, factor, softcap), query, key, value)
+    return read.transpose(1, 2).contiguous(), None
+
+
+def _capped_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, softcap: float
+) -> Tensor:
+    """Attend with capped scores, as Gemma 2 is written; transformers' SDPA forgets the cap."""
+    if mask is None:
+        kv = torch.arange(key.shape[2], device=key.device)
+        mask = causal(kv[-query.shape[2] :], kv)
+    state = attend(query, key, value, scaling, visible=mask, softcap=softcap)
+    return state.output.to(query.dtype).transpose(1, 2).contiguous()
 
 
 def _forward(
@@ -128,75 +137,81 @@ def _forward(
     return logits
 
 
-def _refusal(model: PreTrainedModel) -> str | None:
-    """Return why the model cannot be read through the door, as far as its config tells."""
+@torch.inference_mode()
+def _measure(model: PreTrainedModel) -> tuple[RotaryGeometry | None, ...]:
+    """Return each layer's geometry, or raise `RefusedError`."""
     config = model.config.get_text_config()
-    name = _name(model)
     rope = getattr(config, "rope_parameters", None) or {}
-    if rope.get("rope_type") in CHANGING:
-        return f"{name}: '{rope['rope_type']}' rotary frequencies change with the text's length"
-    kinds = set(getattr(config, "layer_types", None) or ())
-    window = getattr(config, "sliding_window", None)
-    sliding = "sliding_attention" in kinds or (not kinds and window is not None)
-    if sliding and window is not None and window < config.max_position_embeddings:
-        return f"{name}: some layers see only the last {window} tokens"
-    other = kinds - {"full_attention", "sliding_attention"}
-    if other:
-        return f"{name}: layers of type {sorted(other)} are not plain attention"
-    if _frequencies(model) is None:
-        return f"{name} does not have one set of rotary frequencies for all layers"
-    return None
-
-
-def _frequencies(model: PreTrainedModel) -> Tensor | None:
-    """Return the model's rotary frequencies, [width / 2] float32, if all modules share one set."""
-    found = [
-        buffer.float()
-        for name, buffer in model.named_buffers()
-        if name.rsplit(".", 1)[-1] == "inv_freq"
-    ]
-    if not found or any(not torch.equal(found[0], other) for other in found):
-        return None
-    return found[0]
-
-
-def _layer_count(model: PreTrainedModel) -> int:
-    count: int = model.config.get_text_config().num_hidden_layers
-    return count
-
-
-def _gate_ids(model: PreTrainedModel) -> Tensor:
+    for kind in CHANGING & {rope.get("rope_type"), *_types(rope)}:
+        raise RefusedError(f"'{kind}' rotary frequencies change with the text's length")
+    candidates = _candidates(model)
+    if not candidates:
+        raise RefusedError("it has no rotary positions")
     generator = torch.Generator().manual_seed(0)
-    vocabulary = model.config.get_text_config().vocab_size
-    ids = torch.randint(vocabulary, (1, GATE_TOKENS), generator=generator)
-    return ids.to(model.device)
+    ids = torch.randint(config.vocab_size, (1, GATE_TOKENS), generator=generator).to(model.device)
+    # eager attention is the formula as the model's authors wrote it
+    model.set_attn_implementation("eager")
+    written = model(input_ids=ids, use_cache=False).logits
+    model.set_attn_implementation(NAME)
+    compare("attention through the door", model(input_ids=ids, use_cache=False).logits, written)
+    watched = _watched(model, ids, config.max_position_embeddings)
+    missing = set(range(config.num_hidden_layers)) - set(watched.layers)
+    if missing:
+        raise RefusedError(f"layers {sorted(missing)} do not use the attention interface")
+    positions = spread_positions(GATE_TOKENS, config.max_position_embeddings, model.device)
+    measuring = Measuring(watched.layers, positions, [*candidates, None])
+    _forward(model, (), ids, measuring, 1)
+    geometries = tuple(measuring.found[index] for index in range(config.num_hidden_layers))
+    if not any(geometries):
+        raise RefusedError("no layer has rotary positions")
+    _refuse_windows(watched, config.max_position_embeddings)
+    compare("the plain reading", _plain_logits(model, geometries, ids), written)
+    return geometries
 
 
-@torch.inference_mode()
-def _stock_logits(model: PreTrainedModel) -> Tensor:
-    logits: Tensor = model(input_ids=_gate_ids(model), use_cache=False).logits
-    return logits
+def _types(rope: Mapping[str, Any]) -> set[str]:
+    """Return the rope types of a config that has one set of parameters per layer type."""
+    return {kind["rope_type"] for kind in rope.values() if isinstance(kind, dict)}
 
 
-@torch.inference_mode()
-def _difference(
-    model: PreTrainedModel, geometries: tuple[RotaryGeometry | None, ...], stock: Tensor
-) -> float:
-    """Return the greatest difference of plain reading and stock, relative to the logits' spread."""
-    ids, reading = _gate_ids(model), Plain()
-    pieces = [_forward(model, geometries, ids[:, :GATE_PREFILL], reading, 0)]
-    pieces += [
-        _forward(model, geometries, ids[:, place : place + 1], reading, 0)
-        for place in range(GATE_PREFILL, GATE_TOKENS)
-    ]
-    difference = (torch.cat(pieces, 1).float() - stock.float()).abs().max()
-    return float(difference / stock.float().std())
+def _watched(model: PreTrainedModel, ids: Tensor, limit: int) -> Watch:
+    """Run the stock model once over spread positions, and return what its layers did."""
+    watch, tokens = Watch(), ids.shape[1]
+    positions = spread_positions(tokens, limit, ids.device)
+    model(
+        input_ids=ids,
+        position_ids=positions[None],
+        # prepared, since a gap between positions could be taken for the border of a packed text
+        attention_mask=causal(positions, positions)[None, None],
+        use_cache=False,
+        watch=watch,
+    )
+    return watch
 
 
-def _rounding(dtype: torch.dtype) -> float:
-    """Return the rounding unit of a reading: turns are made in float32 at best."""
-    return max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)
+def _candidates(model: PreTrainedModel) -> list[RotaryGeometry]:
+    """Return every geometry that the model's own buffers allow."""
+    found: list[Tensor] = []
+    for name, buffer in model.named_buffers():
+        last = name.rsplit(".", 1)[-1]
+        known = any(torch.equal(buffer, other) for other in found)
+        if last.endswith("inv_freq") and "original" not in last and not known:
+            found.append(buffer)
+    return [RotaryGeometry(buffer.float(), layout) for buffer in found for layout in LAYOUTS]
 
 
-def _name(model: PreTrainedModel) -> str:
-    return type(model).__name__
+def _refuse_windows(watched: Watch, limit: int) -> None:
+    """Refuse layers that see only a window: documents cannot be read as a set through one."""
+    windows = {i: seen.window for i, seen in watched.layers.items() if seen.window is not None}
+    narrow = [index for index, window in windows.items() if window < limit]
+    if narrow:
+        raise RefusedError(f"layers {narrow} see only the last {windows[narrow[0]]} tokens")
+
+
+def _plain_logits(
+    model: PreTrainedModel, geometries: tuple[RotaryGeometry | None, ...], ids: Tensor
+) -> Tensor:
+    """Return the logits of the plain reading, in prefill and then one by one."""
+    reading = Plain()
+    pieces = [ids[:, :GATE_PREFILL], *torch.split(ids[:, GATE_PREFILL:], 1, 1)]
+    return torch.cat([_forward(model, geometries, piece, reading, 0) for piece in pieces], 1)

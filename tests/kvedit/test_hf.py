@@ -2,8 +2,19 @@
 
 import pytest
 import torch
-from models import tiny_llama, tiny_qwen2
-from transformers import GPTJConfig, GPTJForCausalLM, MistralConfig, MistralForCausalLM
+from models import SHAPE, sharpen, tiny_llama, tiny_qwen2
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPTJConfig,
+    GPTJForCausalLM,
+    GptOssConfig,
+    GptOssForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
+)
 
 from kvedit import hf
 from kvedit.hf import open_door
@@ -39,22 +50,29 @@ def test_keep_limits_the_logits() -> None:
     assert logits.shape == (2, 1, 128)
 
 
-@pytest.mark.parametrize("fault", ["layout", "width", "scaling", "twice"])
-def test_the_gate_sees_a_wrong_geometry(fault: str) -> None:
-    """Planted faults: each must be far outside what the gate lets pass."""
-    door = open_door(tiny_llama())
-    right = door.geometries[0]
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("fault", ["layout", "width", "scaling", "twice", "none"])
+def test_the_gate_sees_a_wrong_geometry(
+    fault: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted faults: a candidate that is wrong must not pass, in any dtype."""
+    rope = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0}
+    rope |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+    model = tiny_llama(rope_parameters=rope).to(dtype)
+    right = open_door(model).geometries[0]
     assert right is not None
+    unscaled = 10000.0 ** (-torch.arange(0, 16, 2).float() / 16)
     wrong = {
         "layout": RotaryGeometry(right.inv_freq, "interleaved"),
         "width": RotaryGeometry(right.inv_freq[: right.width // 4]),
-        "scaling": RotaryGeometry(right.inv_freq / 2),
-        "twice": RotaryGeometry(right.inv_freq * 2),
+        "scaling": RotaryGeometry(unscaled),
+        "twice": RotaryGeometry(right.inv_freq**2 / unscaled),
+        "none": None,
     }[fault]
-    stock = hf._stock_logits(door.model)
-    allowed = hf.GATE_ROUNDINGS * torch.finfo(torch.float32).eps
-    assert hf._difference(door.model, door.geometries, stock) < allowed / 10
-    assert hf._difference(door.model, (wrong, wrong), stock) > allowed * 100
+    monkeypatch.setattr(hf, "_candidates", lambda model: [wrong])
+    door = open_door(model)
+    assert door.refusal is not None
+    assert "no rotary layout reproduces the queries and keys of layer 0" in door.refusal
 
 
 def test_changing_frequencies_are_refused() -> None:
@@ -65,18 +83,42 @@ def test_changing_frequencies_are_refused() -> None:
 
 
 def test_sliding_windows_are_refused() -> None:
-    config = MistralConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        sliding_window=16,
-    )
-    door = open_door(MistralForCausalLM(config).eval())
+    door = open_door(MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=16)).eval())
     assert door.refusal is not None
-    assert "see only the last 16 tokens" in door.refusal
+    assert "layers [0, 1] see only the last 16 tokens" in door.refusal
+
+
+def test_each_layer_gets_its_own_geometry() -> None:
+    config = SmolLM3Config(**SHAPE, no_rope_layers=[1, 0], pad_token_id=0)
+    door = open_door(sharpen(SmolLM3ForCausalLM(config), 0))
+    assert door.refusal is None
+    assert [geometry is None for geometry in door.geometries] == [False, True]
+
+
+@torch.inference_mode()
+def test_a_soft_cap_is_kept_with_and_without_a_reading() -> None:
+    """Transformers' own SDPA forgets the cap; eager is the formula as written."""
+    config = Gemma2Config(**SHAPE, head_dim=16, sliding_window=512, attn_logit_softcapping=2.0)
+    model = sharpen(Gemma2ForCausalLM(config), 0)
+    model.set_attn_implementation("eager")
+    eager = model(IDS, use_cache=False).logits
+    door = open_door(model)
+    assert door.refusal is None
+    for logits in (model(IDS, use_cache=False).logits, door.forward(IDS, Plain(), keep=0)):
+        torch.testing.assert_close(logits, eager, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_that_is_more_than_softmax_is_refused_and_left_as_it_was(dtype) -> None:
+    config = GptOssConfig(**SHAPE, head_dim=16, num_local_experts=2, num_experts_per_tok=1)
+    model = sharpen(GptOssForCausalLM(config), 0).to(dtype)
+    for layer in model.model.layers:
+        torch.nn.init.constant_(layer.self_attn.sinks, 4.0)
+    before = model.config._attn_implementation
+    door = open_door(model)
+    assert door.refusal is not None
+    assert "attention through the door is off by" in door.refusal
+    assert model.config._attn_implementation == before
 
 
 def test_a_model_without_interchangeable_attention_is_refused() -> None:

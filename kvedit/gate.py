@@ -1,0 +1,142 @@
+"""The gate: with which geometry, if any, readings reproduce a model. Decided by measurement.
+
+A stock pass with widely spread positions is watched, then repeated with position ids of zero and
+the recorded outputs in place of attention, so that every layer of the second pass gets the very
+inputs of the first. Each layer is then compared on its own, to the rounding of its dtype: which
+candidate turns its raw queries and keys into the stock ones, and whether our attention of those
+gives the stock output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kvedit.plain import causal
+from kvedit.reading import Layer
+from kvedit.rotary import RotaryGeometry, turn
+from kvedit.state import attend
+
+ROUNDINGS = 32  # allowed error, in units of the dtype's rounding, relative to the greatest entry
+LOGIT_ROUNDINGS = 256  # likewise for logits, which have gone through all layers,
+LOGIT_ERROR = 0.125  # but never more than this share of the greatest logit
+
+
+class RefusedError(Exception):
+    """The model cannot be read through the door; the message says why."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """What one layer of the stock model had and made, and its window in tokens.
+
+    query, output  [batch, heads, query, dim]
+    key, value     [batch, kv_heads, query, dim]
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    output: Tensor
+    window: int | None
+
+
+class Watch:
+    """Records every attention layer of one stock pass."""
+
+    def __init__(self) -> None:
+        self.layers: dict[int, Seen] = {}
+
+    def see(self, index: int, seen: Seen) -> None:
+        """Remember one layer."""
+        self.layers[index] = seen
+
+
+class Measuring:
+    """A reading that attends to nothing: it finds each layer's geometry and replays the stock pass.
+
+    positions   [query] of the stock pass
+    candidates  geometries to try, in order; None = no positions
+    """
+
+    def __init__(
+        self,
+        watched: Mapping[int, Seen],
+        positions: Tensor,
+        candidates: Sequence[RotaryGeometry | None],
+    ) -> None:
+        self.found: dict[int, RotaryGeometry | None] = {}
+        self._watched = watched
+        self._positions = positions
+        self._candidates = candidates
+
+    def read(self, layer: Layer, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Compare, and return the stock output (see `kvedit.reading.Reading`)."""
+        stock = self._watched[layer.index]
+        if query.shape[-1] != value.shape[-1] or query.shape[1] % key.shape[1]:
+            raise RefusedError(f"layer {layer.index} has keys and values of different widths")
+        state = attend(
+            stock.query,
+            stock.key,
+            stock.value,
+            layer.scaling,
+            visible=causal(self._positions, self._positions),
+            softcap=layer.softcap,
+        )
+        if error(state.output, stock.output) > ROUNDINGS * rounding(query.dtype):
+            raise RefusedError(f"layer {layer.index} is not plain softmax attention")
+        self.found[layer.index] = self._geometry(layer.index, stock, query, key)
+        return stock.output
+
+    def report(self) -> Mapping[str, Any]:
+        """Return nothing: this reading answers nobody."""
+        return {}
+
+    def _geometry(
+        self, index: int, stock: Seen, query: Tensor, key: Tensor
+    ) -> RotaryGeometry | None:
+        allowed = ROUNDINGS * rounding(query.dtype)
+        least = torch.inf
+        for candidate in self._candidates:
+            pairs = ((query, stock.query), (key, stock.key))
+            worst = max(error(turn(candidate, raw, self._positions), to) for raw, to in pairs)
+            if worst <= allowed:
+                return candidate
+            least = min(least, worst)
+        raise RefusedError(
+            f"no rotary layout reproduces the queries and keys of layer {index} "
+            f"(the best one is off by {least:.1g} of the greatest entry)"
+        )
+
+
+def compare(what: str, logits: Tensor, expected: Tensor) -> None:
+    """Raise `RefusedError` unless logits agree to rounding."""
+    off = error(logits, expected)
+    if not off <= min(LOGIT_ROUNDINGS * rounding(logits.dtype), LOGIT_ERROR):
+        raise RefusedError(f"{what} is off by {off:.1g} of the model's greatest logit")
+
+
+def error(found: Tensor, expected: Tensor) -> float:
+    """Return the greatest difference relative to the greatest expected entry."""
+    exact = expected.double()
+    return float((found.double() - exact).abs().max() / exact.abs().max().clamp_min(1e-30))
+
+
+def rounding(dtype: torch.dtype) -> float:
+    """Return the rounding unit of a reading in some dtype: turns are made in float32 at best."""
+    return max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)
+
+
+def spread_positions(count: int, limit: int, device: torch.device) -> Tensor:
+    """Return ascending positions over a model's whole range, so that slow frequencies show too.
+
+    count    how many
+    limit    the model's trained length, tokens
+    returns  [count] int64
+    """
+    last = max(limit - 1, count - 1)
+    return torch.linspace(0, last, count, dtype=torch.float64, device=device).round().long()
