@@ -1,7 +1,7 @@
 """The two errors a caller can meet, and their one form on the wire.
 
-A `PlanError` asks for something impossible: 4xx, retrying never helps. An `EngineError` failed while
-running: 5xx or 429, and says whether a retry may help. Messages read
+A `PlanError` asks for something impossible: 4xx, retrying never helps. An `EngineError` failed
+while running: 5xx or 429, and says whether a retry may help. Messages read
 `<thing> must|cannot <condition>, got <value>; <what to do>`.
 """
 

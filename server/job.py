@@ -69,6 +69,8 @@ class Sampling:
     logprobs     how many alternatives to report per token (0 = the chosen one alone); None = none
     echo         report the prompt too (its text, and its logprobs where `logprobs` is set)
     labels       strings to score at the first new token: the judge's labels
+    grammar      what the answer must follow, as llguidance writes it
+                 (`LLMatcher.grammar_from_json_schema(schema)`); None = anything
     """
 
     max_tokens: int | None = None
@@ -87,6 +89,7 @@ class Sampling:
     echo: bool = False
     ignore_eos: bool = False
     labels: tuple[str, ...] = ()
+    grammar: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +187,8 @@ class Chunk:
     prompt_text    with `echo`, in the first chunk of the choice: the prompt as text
     labels         natural-log probability of each asked label at the first new token (all its token
                    forms summed), in the first chunk of the choice
-    finish_reason  set in the last chunk of the choice, with `usage`: usages of choices add up, since
-                   the first choice of a prompt alone counts the prompt's tokens
+    finish_reason  set in the last chunk of the choice, with `usage`; usages of choices add up,
+                   since the first choice of a prompt alone counts the prompt's tokens
     notes          what the reading reports, by stage name; in the last chunk
     """
 

@@ -26,8 +26,8 @@ class ModelInfo:
 class Engine(Protocol):
     """Something that answers jobs.
 
-    `generate` is awaited first: it checks the whole job (`PlanError` before anything runs) and returns
-    the stream. Closing the stream (`aclose`) stops the work at its next step.
+    `generate` is awaited first: it checks the whole job (`PlanError` before anything runs) and
+    returns the stream. Closing the stream (`aclose`) stops the work at its next step.
     """
 
     @property

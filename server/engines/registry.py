@@ -1,0 +1,51 @@
+"""From settings to an engine; what an engine needs is imported only when it is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from server.engines.base import Engine
+from server.errors import EngineError, PlanError
+from server.settings import Settings
+
+MOST_SHOWN = 300  # characters of a library's message
+
+
+def load(settings: Settings) -> Engine:
+    """Load the model that the settings name; slow, so call it off the event loop.
+
+    raises  PlanError    no model is there
+            EngineError  the model is there and cannot be loaded
+    """
+    path = model_path(settings)
+    from server.engines.hf import HfEngine
+
+    try:
+        return HfEngine.load(
+            path,
+            name=settings.names[0],
+            dtype=settings.dtype,
+            device=settings.device,
+            threads=settings.threads or None,
+            max_model_len=settings.max_model_len,
+        )
+    except Exception as error:  # libraries raise anything over a broken file
+        said = (str(error).strip() or type(error).__name__).splitlines()[0][:MOST_SHOWN]
+        raise EngineError(
+            f"model must be one that can be loaded, got {path} ({said}); serve another model"
+        ) from error
+
+
+def model_path(settings: Settings) -> Path:
+    """Return the model's folder, which must have a configuration in it."""
+    path = settings.model
+    if path is None:
+        from pocket import WEIGHTS
+
+        path = WEIGHTS
+    if not (path / "config.json").is_file():
+        raise PlanError(
+            f"model must be a folder with a config.json, got {path}; "
+            "give the folder of a model in the HuggingFace format"
+        )
+    return path

@@ -1,0 +1,156 @@
+"""An engine without a model: answers come from a function, a list, or a taste for a slot."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from server.engines.base import Ability, ModelInfo
+from server.errors import EngineError
+from server.job import (
+    ChatPrompt,
+    Chunk,
+    FinishReason,
+    Job,
+    Prompt,
+    Sampling,
+    Scored,
+    TextPrompt,
+    Usage,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the script says to one prompt.
+
+    labels  natural-log probability per label, for a prompt that is a ballot
+    """
+
+    text: str
+    labels: Mapping[str, float] | None = None
+
+
+Script = Callable[[str, Sampling], Answer]
+
+
+class Scripted:
+    """Streams a script's answers word by word, giving way to others before each word.
+
+    script     called with a prompt's text and the sampling; or a list of answers, used in turn
+    abilities  what the engine says it offers; without logprobs it reports none
+    """
+
+    def __init__(
+        self,
+        script: Script | Sequence[Answer],
+        abilities: Sequence[Ability] = ("text", "logprobs"),
+        refusals: Mapping[str, str] | None = None,
+    ) -> None:
+        self._script = script if callable(script) else in_turn(script)
+        self.offers = frozenset(abilities)
+        self.info = ModelInfo("scripted", "scripted", 1 << 20, self.offers, refusals or {})
+        self.alive = True
+        self.running = 0
+        self.jobs: list[Job] = []
+
+    async def generate(self, job: Job) -> AsyncIterator[Chunk]:
+        """Return the stream of all choices, one chunk a word (EngineError once closed)."""
+        if not self.alive:
+            raise EngineError("engine must be open, got a job after it was closed; start another")
+        self.jobs.append(job)
+        return self._stream(job)
+
+    async def close(self) -> None:
+        """Take no more jobs."""
+        self.alive = False
+
+    async def _stream(self, job: Job) -> AsyncIterator[Chunk]:
+        self.running += 1
+        try:
+            for index in range(len(job.prompts) * job.sampling.n):
+                prompt = written(job.prompts[index // job.sampling.n])
+                for chunk in self._chunks(index, prompt, job.sampling):
+                    await asyncio.sleep(0)
+                    yield chunk
+        finally:
+            self.running -= 1
+
+    def _chunks(self, index: int, prompt: str, sampling: Sampling) -> list[Chunk]:
+        """Return one choice: a token is a word with the space before it."""
+        answer = self._script(prompt, sampling)
+        words = re.findall(r"\s*\S+|\s+$", answer.text)[: sampling.max_tokens]
+        cut = len("".join(words)) < len(answer.text)
+        scored = "logprobs" in self.offers
+        asked = scored and sampling.labels and answer.labels is not None
+        labels = {name: (answer.labels or {})[name] for name in sampling.labels} if asked else None
+        logprob = 0.0 if scored and sampling.logprobs is not None else None
+        chunks = [
+            Chunk(
+                index,
+                word,
+                (Scored(place, word, logprob, word.encode()),),
+                labels=None if place else labels,
+            )
+            for place, word in enumerate(words)
+        ]
+        usage = Usage(len(prompt.split()), len(words))
+        reason: FinishReason = "length" if cut else "stop"
+        end = Chunk(index, labels=None if words else labels, usage=usage, finish_reason=reason)
+        return [*chunks, end]
+
+
+def written(prompt: Prompt) -> str:
+    """Return a prompt's text: messages one after the other, or token ids as numbers."""
+    if isinstance(prompt, ChatPrompt):
+        return "\n".join("".join(part.text for part in each.parts) for each in prompt.messages)
+    if isinstance(prompt, TextPrompt):
+        return "".join(part.text for part in prompt.parts)
+    return " ".join(str(token) for token in prompt.ids)
+
+
+def in_turn(answers: Sequence[Answer]) -> Script:
+    """Return a script that says each answer once (EngineError after the last)."""
+    left = iter(answers)
+
+    def script(prompt: str, sampling: Sampling) -> Answer:
+        try:
+            return next(left)
+        except StopIteration:
+            raise EngineError(
+                f"script must have an answer left, got none after {len(answers)}; write more"
+            ) from None
+
+    return script
+
+
+def slot_lover(slot: int = 0, lead: float = 2.0) -> Script:
+    """Return a judge that always takes one slot, whose logit is `lead` nats above the others'."""
+    return content_judge(lambda text, place: lead if place == slot else 0.0)
+
+
+def content_judge(logit: Callable[[str, int], float], tie: float = -9.0) -> Script:
+    """Return a judge of the plain template whose logits depend on an answer's text and its slot.
+
+    logit  called with an answer's text and its slot
+    tie    logit of the tie label
+    """
+
+    def script(prompt: str, sampling: Sampling) -> Answer:
+        shown = re.findall(r"^Answer ([A-Z]): (.*)$", prompt, re.MULTILINE)
+        logits = {label: logit(text, slot) for slot, (label, text) in enumerate(shown)}
+        return chosen({**logits, "T": tie})
+
+    return script
+
+
+def chosen(logits: Mapping[str, float]) -> Answer:
+    """Return the answer of a judge with these logits per label."""
+    total = math.log(math.fsum(math.exp(logit) for logit in logits.values()))
+    return Answer(
+        max(logits, key=lambda label: logits[label]),
+        {label: logit - total for label, logit in logits.items()},
+    )

@@ -1,0 +1,1 @@
+"""What travels on the wire: request and reply bodies, one file per endpoint family."""

@@ -1,0 +1,103 @@
+"""`/v1/chat/completions`: the body."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator
+
+from server.errors import PlanError
+from server.job import ChatPrompt, Message, Part, Prompt, Sampling
+from server.protocol.common import shown
+from server.protocol.documents import joined, placed_in_chat
+from server.protocol.generation import MOST_ALTERNATIVES, Generation
+
+
+def _content(value: Any) -> tuple[Part, ...]:
+    """Read a message's content: a string, a list of text parts, or null."""
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        return (Part(value),)
+    if not isinstance(value, list):
+        raise ValueError(
+            f"content must be a string or a list of parts, got {shown(value)}; send one of these"
+        )
+    return joined([_part(part) for part in value])
+
+
+def _part(value: Any) -> Part:
+    """Read `{"type": "text", "text": ..., "group"?: ...}`."""
+    kind = value.get("type") if isinstance(value, Mapping) else value
+    if not isinstance(value, Mapping) or kind != "text":
+        raise ValueError(
+            f"content part must be of type 'text', got {shown(kind)}; "
+            "remove it, since this server reads text alone"
+        )
+    text, group = value.get("text"), value.get("group")
+    if not isinstance(text, str):
+        raise ValueError(f"content part must have a text, got {shown(text)}; add the field 'text'")
+    if group is not None and not isinstance(group, str):
+        raise ValueError(f"group must be a string, got {shown(group)}; write it in quotes")
+    if group is not None and not text:
+        raise ValueError(
+            "content part with a group must have text, got ''; leave the empty document out"
+        )
+    return Part(text, group)
+
+
+class MessageBody(BaseModel):
+    """One message; fields that are not known go to the model's template."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="allow")
+
+    role: Annotated[str, Field(min_length=1, max_length=64)]
+    content: Annotated[tuple[Part, ...], PlainValidator(_content)] = ()
+
+    @property
+    def message(self) -> Message:
+        """Return the message for a job."""
+        extra = {name: value for name, value in (self.model_extra or {}).items() if value}
+        return Message(self.role, self.content, extra)
+
+
+class ChatBody(Generation):
+    """The body of `/v1/chat/completions`."""
+
+    messages: Annotated[list[MessageBody], Field(min_length=1)]
+    max_tokens: int | None = Field(None, ge=1, lt=2**31)
+    max_completion_tokens: int | None = Field(None, ge=1, lt=2**31)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=MOST_ALTERNATIVES)
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: Any = None
+
+    def refuse(self) -> None:
+        """Raise PlanError for what this server cannot do yet."""
+        super().refuse()
+        if self.tool_choice not in (None, "auto", "none"):
+            raise PlanError(
+                f"tool_choice must be 'auto' or 'none', got {shown(self.tool_choice)}; "
+                "leave it out, since this server cannot force a tool",
+                param="tool_choice",
+            )
+        if self.top_logprobs and not self.logprobs:
+            raise PlanError(
+                "top_logprobs must come with logprobs: true, got it without; "
+                "set logprobs or leave top_logprobs out",
+                param="top_logprobs",
+            )
+
+    def prompts(self) -> tuple[Prompt, ...]:
+        """Return the one prompt, with the documents in the last user message."""
+        documents = [document.part for document in self.documents or ()]
+        messages = placed_in_chat([message.message for message in self.messages], documents)
+        return (ChatPrompt(messages, tuple(self.tools or ())),)
+
+    def asked(self) -> Sampling:
+        """Return how tokens are chosen."""
+        return self.sampling(
+            max_tokens=self.max_completion_tokens or self.max_tokens,
+            logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+        )

@@ -1,0 +1,124 @@
+"""Documents in prompts: parts of text, some of which are an unordered set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from server.errors import PlanError
+from server.job import ChatPrompt, Message, Part, Prompt, TextPrompt
+from server.protocol.common import shown
+
+PLACE = "{documents}"
+GROUP = "documents"
+
+
+class Titled(BaseModel):
+    """One document: its text, and a title above it."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    text: Annotated[str, Field(min_length=1)]
+    title: str | None = None
+
+    @property
+    def part(self) -> Part:
+        """Return the document as a part of the set."""
+        above = f"{self.title}\n" if self.title else ""
+        return Part(f"{above}{self.text}\n\n", group=GROUP)
+
+
+def _titled(value: Any) -> Any:
+    """Read a document given as a string."""
+    if not isinstance(value, str | dict):
+        raise ValueError(
+            f"document must be a string or an object with a text, got {shown(value)}; "
+            "send one of these"
+        )
+    return {"text": value} if isinstance(value, str) else value
+
+
+Document = Annotated[Titled, BeforeValidator(_titled)]
+
+
+def joined(parts: Sequence[Part]) -> tuple[Part, ...]:
+    """Join content parts with line ends, as vLLM does; a document keeps one of its own.
+
+    Neighbouring parts without a group become one: ("a", "b") -> ("a\\nb",).
+    """
+    last = len(parts) - 1
+    ended = (
+        replace(part, text=f"{part.text}\n") if place < last or part.group is not None else part
+        for place, part in enumerate(parts)
+    )
+    return merged(ended)
+
+
+def merged(parts: Iterable[Part]) -> tuple[Part, ...]:
+    """Merge neighbouring parts without a group; drop empty ones."""
+    kept: list[Part] = []
+    for part in parts:
+        if part.group is None and kept and kept[-1].group is None:
+            kept[-1] = Part(kept[-1].text + part.text)
+        elif part.text:
+            kept.append(part)
+    return tuple(kept)
+
+
+def placed(parts: Sequence[Part], documents: Sequence[Part]) -> tuple[Part, ...]:
+    """Put documents where a text says `{documents}`, else before the last text.
+
+    raises  PlanError  if it is said more than once
+    """
+    texts = [place for place, part in enumerate(parts) if part.group is None]
+    said = [place for place in texts if PLACE in parts[place].text]
+    if sum(parts[place].text.count(PLACE) for place in said) > 1:
+        raise PlanError(
+            f"{PLACE} must be written once, got it several times; keep the one that counts",
+            param="documents",
+        )
+    if said:
+        before, _, after = parts[said[0]].text.partition(PLACE)
+        here, inserted = said[0], [Part(before), *documents, Part(after)]
+        return merged([*parts[:here], *inserted, *parts[here + 1 :]])
+    here = texts[-1] if texts else len(parts)
+    return merged([*parts[:here], *documents, *parts[here:]])
+
+
+def placed_in_chat(messages: Sequence[Message], documents: Sequence[Part]) -> tuple[Message, ...]:
+    """Put documents into the last user message; PlanError if there is none."""
+    if not documents:
+        return tuple(messages)
+    users = [place for place, message in enumerate(messages) if message.role == "user"]
+    if not users:
+        raise PlanError(
+            "documents must have a user message to stand in, got none; "
+            "add a message with role 'user'",
+            param="documents",
+        )
+    last = users[-1]
+    changed = replace(messages[last], parts=placed(messages[last].parts, documents))
+    return (*messages[:last], changed, *messages[last + 1 :])
+
+
+def check_count(prompts: Sequence[Prompt], given: int, limit: int) -> None:
+    """Check the number of documents in a request.
+
+    given  documents in the field `documents`, before they are put into prompts
+    """
+    count = max([given, *(_grouped(prompt) for prompt in prompts)])
+    if count > limit:
+        raise PlanError(
+            f"documents must number at most {limit}, got {count}; send fewer", param="documents"
+        )
+
+
+def _grouped(prompt: Prompt) -> int:
+    if isinstance(prompt, TextPrompt):
+        return sum(part.group is not None for part in prompt.parts)
+    if isinstance(prompt, ChatPrompt):
+        return sum(part.group is not None for m in prompt.messages for part in m.parts)
+    return 0

@@ -1,0 +1,120 @@
+"""The fields that both generating endpoints share, and what becomes of them: `Sampling`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
+
+from server.errors import PlanError
+from server.job import Sampling
+from server.protocol.common import Body, shown
+from server.protocol.documents import Document
+
+MOST_STOPS = 64
+MOST_CHOICES = 128  # n
+MOST_ALTERNATIVES = 20  # logprobs, top_logprobs
+
+
+def _biases(value: Any) -> Any:
+    """Read `{"50256": -100}`: JSON has no integer keys."""
+    if not isinstance(value, dict):
+        return value
+    biases = {}
+    for key, bias in value.items():
+        if not (isinstance(key, str) and key.isdecimal() and key.isascii() and len(key) < 10):
+            raise ValueError(
+                f"logit_bias must have token ids as keys, got {shown(key)}; "
+                "look the id up with the model's tokenizer"
+            )
+        biases[int(key)] = bias
+    return biases
+
+
+def _stops(value: Any) -> tuple[str, ...]:
+    """Read a stop string, a list of them, or null; an empty one means "off"."""
+    given = [value] if isinstance(value, str) else [] if value is None else value
+    if not isinstance(given, list) or not all(isinstance(stop, str) for stop in given):
+        raise ValueError(
+            f"stop must be a string or a list of strings, got {shown(value)}; send one of these"
+        )
+    if len(given) > MOST_STOPS:
+        raise ValueError(
+            f"stop must hold at most {MOST_STOPS} strings, got {len(given)}; send fewer"
+        )
+    return tuple(stop for stop in given if stop)
+
+
+Bias = Annotated[float, Field(ge=-100, le=100)]
+
+
+class StreamOptions(BaseModel):
+    """What a stream reports besides its text."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+
+
+class Generation(Body):
+    """What completions and chat have in common; `null` always means the default."""
+
+    model: str | None = None
+    stages: list[Any] | None = None
+    documents: list[Document] | None = None
+    max_tokens: int | None = Field(None, ge=0, lt=2**31)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=-1, lt=2**31)
+    min_p: float | None = Field(None, ge=0, le=1)
+    n: int | None = Field(None, ge=1, le=MOST_CHOICES)
+    stop: Annotated[tuple[str, ...], PlainValidator(_stops)] = ()
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    repetition_penalty: float | None = Field(None, gt=0, le=10)
+    logit_bias: Annotated[dict[int, Bias], BeforeValidator(_biases)] | None = None
+    ignore_eos: bool | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    return_tokens_as_token_ids: bool | None = None
+    response_format: dict[str, Any] | None = None
+    user: str | None = None
+
+    @property
+    def choices(self) -> int:
+        """Return the number of answers per prompt."""
+        return self.n or 1
+
+    def refuse(self) -> None:
+        """Raise PlanError for what this server cannot do yet."""
+        kind = (self.response_format or {}).get("type", "text")
+        if self.response_format is not None and kind != "text":
+            raise PlanError(
+                f"response_format must be of type 'text', got {shown(kind)}; "
+                "leave it out and ask for the format in the prompt",
+                param="response_format",
+            )
+        if self.stream_options is not None and not self.stream:
+            raise PlanError(
+                "stream_options must come with stream: true, got it without; "
+                "set stream or leave stream_options out",
+                param="stream_options",
+            )
+
+    def sampling(self, **changes: Any) -> Sampling:
+        """Return how tokens are chosen, with what the endpoint itself decides in `changes`."""
+        given = {
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "top_k": None if self.top_k is None else max(self.top_k, 0),
+            "min_p": self.min_p,
+            "presence_penalty": self.presence_penalty,
+            "frequency_penalty": self.frequency_penalty,
+            "repetition_penalty": self.repetition_penalty,
+            "logit_bias": self.logit_bias,
+            "ignore_eos": self.ignore_eos,
+        }
+        asked = {name: value for name, value in given.items() if value is not None}
+        return Sampling(n=self.choices, stop=self.stop, seed=self.seed, **{**asked, **changes})

@@ -1,0 +1,125 @@
+"""`/v1/judge`: the body."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Field, PlainValidator
+
+from server.ballot import LETTERS
+from server.errors import PlanError
+from server.job import Ballot, Candidate, Job
+from server.pipeline import Plan
+from server.protocol.common import shown
+from server.protocol.generation import Generation
+
+MOST_CANDIDATES = len(LETTERS)
+MOST_CALLS = 64
+MOST_ID = 256  # characters
+
+
+def _candidates(value: Any) -> tuple[Candidate, ...]:
+    """Read 2 to 25 answers; an id that is not given is the place in the list."""
+    if not isinstance(value, list) or not 2 <= len(value) <= MOST_CANDIDATES:
+        raise ValueError(
+            f"candidates must be a list of 2 to {MOST_CANDIDATES}, got {shown(value)}; "
+            "send the answers to compare"
+        )
+    candidates = tuple(_candidate(each, index) for index, each in enumerate(value))
+    ids = [candidate.id for candidate in candidates]
+    for index, name in enumerate(ids):
+        if name in ids[:index]:
+            raise ValueError(
+                f"candidates.{index}.id must differ from the others, got {shown(name)} again; "
+                "rename one, or leave all ids out"
+            )
+    return candidates
+
+
+def _candidate(value: Any, index: int) -> Candidate:
+    place = f"candidates.{index}"
+    fields = {"text": value} if isinstance(value, str) else value
+    if not isinstance(fields, Mapping):
+        raise ValueError(
+            f'{place} must be a string or an object, got {shown(value)}; send {{"text": ...}}'
+        )
+    for name in fields:
+        if name not in ("id", "text"):
+            raise ValueError(f"{place} must have only id and text, got {name[:60]!r}; remove it")
+    text, given = fields.get("text"), fields.get("id")
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"{place}.text must be text, got {shown(text)}; leave no answer empty")
+    if given is not None and not (isinstance(given, str) and 0 < len(given) <= MOST_ID):
+        raise ValueError(
+            f"{place}.id must be a string of 1 to {MOST_ID} characters, got {shown(given)}; "
+            "send one, or leave it out"
+        )
+    return Candidate(str(index) if given is None else given, text, index)
+
+
+class JudgeBody(Generation):
+    """The body of `/v1/judge`; sampling fields are those of completions.
+
+    stages          None = pine where the engine offers attention, else swap; [] = one plain call
+    max_calls       refuse a plan that needs more calls of the engine
+    min_label_mass  summed probability of the labels below which an answer counts as unparsed
+    """
+
+    question: Annotated[str, Field(min_length=1)]
+    candidates: Annotated[tuple[Candidate, ...], PlainValidator(_candidates)]
+    reference: str | None = None
+    criteria: str | None = None
+    form: str | None = None
+    template: str | None = None
+    max_calls: int | None = Field(None, ge=1)
+    min_label_mass: float | None = Field(None, ge=0, le=1)
+    max_tokens: int | None = Field(None, ge=1, lt=2**31)
+
+    def refuse(self) -> None:
+        """Raise PlanError for what a judge cannot do."""
+        super().refuse()
+        if self.form not in (None, "relation"):
+            raise PlanError(
+                f"form must be 'relation', got {shown(self.form)}; leave it out, since score and "
+                "likert are not offered yet",
+                param="form",
+            )
+        off = {
+            "stream": bool(self.stream),
+            "n": self.choices > 1,
+            "documents": bool(self.documents),
+        }
+        for name, given in off.items():
+            if given:
+                raise PlanError(
+                    f"{name} must be left out of a judge's request, got "
+                    f"{shown(getattr(self, name))}; remove it",
+                    param=name,
+                )
+
+    def job(self, model: str, name: str = "") -> Job:
+        """Return the job; by default one token is generated, greedily."""
+        sampling = self.sampling(
+            max_tokens=self.max_tokens or 1,
+            temperature=0.0 if self.temperature is None else self.temperature,
+        )
+        ballot = Ballot(
+            question=self.question,
+            candidates=self.candidates,
+            template="plain" if self.template is None else self.template,
+            reference=self.reference,
+            criteria=self.criteria,
+            min_label_mass=0.01 if self.min_label_mass is None else self.min_label_mass,
+        )
+        return Job(model=model, sampling=sampling, ballot=ballot, id=name)
+
+    def check_calls(self, plan: Plan, job: Job) -> None:
+        """Refuse a plan that needs more calls than the request allows (PlanError)."""
+        most, needed = self.max_calls or MOST_CALLS, plan.calls(job)
+        if needed > most:
+            raise PlanError(
+                f"max_calls must be at least {needed}, which stages {', '.join(plan.names)} need, "
+                f"got {most}; allow more, or leave a stage out",
+                param="max_calls",
+            )

@@ -1,0 +1,75 @@
+"""PINE: the model reads documents, or candidates, as a set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from server.errors import PlanError
+from server.job import Job, Reply
+from server.stages.base import Claim, Level, Need, Proceed, Stage
+from server.stages.sets import cut, sets
+
+Delimiter = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class Pine(Stage):
+    """Position-invariant attention over one set (arXiv 2407.01100).
+
+    delimiters  opening and closing text around each document in the prompt, or None if the set is
+                already marked (`documents`, or content parts with a `group`)
+
+    Candidates are labelled on their canonical order, so one call is the same in every order. What
+    is left is a bias towards a label; `swap` outside averages it out.
+    """
+
+    level: ClassVar[Level] = Level.READING
+    needs: ClassVar[frozenset[Need]] = frozenset({"attention", "set"})
+    claims: ClassVar[frozenset[Claim]] = frozenset({"positions", "visibility"})
+    order_free: ClassVar[bool] = True
+
+    stage: Literal["pine"] = "pine"
+    delimiters: tuple[Delimiter, Delimiter] | None = None
+
+    def prepare(self, job: Job) -> Job:
+        """Cut the documents out at the delimiters; refuse a second set (PlanError)."""
+        if self.delimiters is not None:
+            if job.ballot is not None:
+                raise PlanError(
+                    "stage 'pine' field 'delimiters' cannot be used with candidates, which are a "
+                    f"set already, got {list(self.delimiters)}; leave it out",
+                    param="stages",
+                )
+            job = job.but(prompts=tuple(cut(prompt, self.delimiters) for prompt in job.prompts))
+        most = max((len(sets(prompt)) for prompt in job.prompts), default=0)
+        if most > 1:
+            raise PlanError(
+                f"stage 'pine' must have one set of documents in a prompt, got {most}; put the "
+                "documents next to each other, in one group",
+                param="documents",
+            )
+        return job
+
+    async def run(self, job: Job, proceed: Proceed) -> Reply:
+        """Proceed once, read through PINE; a ballot not yet ordered gets its canonical order."""
+        from pine.reading import Pine as Reading  # brings torch, which planning does without
+
+        job = self.prepare(job).but(reader=Reading)
+        if job.ballot is None:
+            return await proceed(job)
+        order = job.ballot.order or job.ballot.canonical()
+        ballot = replace(job.ballot, order=order, as_documents=True)
+        reply = await proceed(job.but(ballot=ballot))
+        return replace(reply, notes=_in_callers_order(reply.notes, order))
+
+
+def _in_callers_order(notes: Mapping[str, Any], order: tuple[int, ...]) -> Mapping[str, Any]:
+    """Return the notes with the reading's document numbers (slots) made candidate indices."""
+    note = notes.get("pine", {})
+    if "canonical_order" not in note:
+        return notes
+    candidates = [order[slot] for slot in note["canonical_order"]]
+    return {**notes, "pine": {**note, "canonical_order": candidates}}

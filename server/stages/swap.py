@@ -1,0 +1,63 @@
+"""Swap: show the candidates in several orders and compare the verdicts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import replace
+from typing import Any, ClassVar, Literal, TypeVar
+
+from server.job import Job, Reply
+from server.stages.base import Claim, Level, Need, Proceed, Stage
+
+Result = TypeVar("Result")
+
+
+class Swap(Stage):
+    """Judge once in each order of a cyclic Latin square (spec portia-and-judge 3).
+
+    Every candidate stands in every slot exactly once; two candidates give both orders. The square
+    is built on the canonical order, so the calls are the same whatever order the caller sent. With
+    `pine` inside there are no slots, and it is the labels that take turns.
+    """
+
+    level: ClassVar[Level] = Level.TEXT
+    needs: ClassVar[frozenset[Need]] = frozenset({"candidates"})
+    claims: ClassVar[frozenset[Claim]] = frozenset({"text"})
+
+    stage: Literal["swap"] = "swap"
+
+    def calls(self, job: Job) -> int:
+        """Return the number of orders: one per candidate."""
+        return len(job.ballot.candidates) if job.ballot else 1
+
+    async def run(self, job: Job, proceed: Proceed) -> Reply:
+        """Proceed once per order, at the same time, and join the calls in canonical order."""
+        ballot = job.ballot
+        assert ballot is not None, "the plan refuses swap without candidates"
+        orders = latin_square(ballot.canonical())
+        jobs = [job.but(ballot=replace(ballot, order=order)) for order in orders]
+        replies = await together([_awaited(proceed, each) for each in jobs])
+        calls = tuple(call for reply in replies for call in reply.calls)
+        inner = {name: [reply.notes[name] for reply in replies] for name in replies[0].notes}
+        return Reply(calls=calls, notes={self.stage: {"orders": len(orders)}, **inner})
+
+
+def latin_square(order: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Return the rotations of an order: (0, 1, 2) gives 012, 120, 201."""
+    return [order[turn:] + order[:turn] for turn in range(len(order))]
+
+
+async def together(work: list[Coroutine[Any, Any, Result]]) -> list[Result]:
+    """Await all at once; if one fails, stop the others before raising its error."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _awaited(proceed: Proceed, job: Job) -> Reply:
+    return await proceed(job)

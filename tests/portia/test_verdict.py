@@ -1,0 +1,180 @@
+"""The judge's arithmetic, as laws."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from portia.verdict import TIE, Vote, decide
+
+logprob = st.floats(-30, 0, allow_nan=False)
+
+
+def best(by_slot: tuple[int, ...], logprobs: tuple[float, ...], tie: float = -99.0) -> Vote:
+    """Return the vote of a judge that takes its greatest label."""
+    most = max(*logprobs, tie)
+    top = [index for index, value in zip(by_slot, logprobs, strict=True) if value == most]
+    return Vote(by_slot, top[0] if len(top) == 1 else TIE, logprobs)
+
+
+def square(scores: list[list[float]]) -> list[Vote]:
+    """Return the votes of a Latin square; row = order, column = slot."""
+    count = len(scores)
+    orders = [tuple((turn + slot) % count for slot in range(count)) for turn in range(count)]
+    return [best(order, tuple(row)) for order, row in zip(orders, scores, strict=True)]
+
+
+@given(logprob, logprob, logprob, logprob)
+def test_two_candidates_give_the_papers_margin_and_bias(
+    a1: float, b1: float, a2: float, b2: float
+) -> None:
+    first, second = a1 - b1, a2 - b2  # log-odds of the first slot: x first, then y first
+    verdict = decide([best((0, 1), (a1, b1)), best((1, 0), (a2, b2))], ["x", "y"])
+    assert verdict.margin == abs((first - second) / 2)
+    assert verdict.slot_bias == (first + second) / 2
+
+
+@given(logprob, logprob, logprob, logprob)
+def test_swapping_the_answers_mirrors_the_verdict(
+    a1: float, b1: float, a2: float, b2: float
+) -> None:
+    one = decide([best((0, 1), (a1, b1)), best((1, 0), (a2, b2))], ["x", "y"])
+    other = decide([best((1, 0), (a1, b1)), best((0, 1), (a2, b2))], ["y", "x"])
+    mirror = {0: 1, 1: 0, None: None}
+    assert other.winner == mirror[one.winner]
+    assert (other.status, other.margin, other.slot_bias) == (
+        one.status,
+        one.margin,
+        one.slot_bias,
+    )
+
+
+@given(logprob, logprob)
+def test_a_judge_of_slots_conflicts_with_no_margin(lead: float, other: float) -> None:
+    lead = max(lead, other + 1.0)
+    verdict = decide([best((0, 1), (lead, other)), best((1, 0), (lead, other))], ["x", "y"])
+    assert (verdict.status, verdict.winner, verdict.margin) == ("order_conflict", None, 0.0)
+    assert verdict.slot_bias == lead - other
+
+
+@given(st.lists(st.lists(logprob, min_size=4, max_size=4), min_size=4, max_size=4), st.data())
+def test_the_numbering_and_the_order_of_calls_do_not_matter(
+    scores: list[list[float]], data: st.DataObject
+) -> None:
+    votes = square(scores)
+    number = data.draw(st.permutations(range(4)))
+    shuffled = data.draw(st.permutations(votes))
+    renamed = [
+        Vote(
+            tuple(number[index] for index in vote.by_slot),
+            vote.choice if vote.choice in (TIE, None) else number[vote.choice],
+            vote.logprobs,
+        )
+        for vote in shuffled
+    ]
+    texts = [""] * 4
+    for index, name in enumerate("wxyz"):
+        texts[number[index]] = name
+    one, other = decide(votes, list("wxyz")), decide(renamed, texts)
+    assert (one.status, one.margin, one.slot_bias) == (other.status, other.margin, other.slot_bias)
+    assert other.winner == (None if one.winner is None else number[one.winner])
+    assert dict(other.ranking) == {number[index]: score for index, score in one.ranking}
+
+
+@given(st.lists(st.lists(logprob, min_size=5, max_size=5), min_size=5, max_size=5))
+def test_the_ranking_leads_with_the_winner_and_falls(scores: list[list[float]]) -> None:
+    verdict = decide(square(scores), list("vwxyz"))
+    found = [score for _, score in verdict.ranking]
+    assert sorted(index for index, _ in verdict.ranking) == [0, 1, 2, 3, 4]
+    assert verdict.margin is not None and verdict.margin >= 0
+    if verdict.winner is None:
+        assert found == sorted(found, reverse=True)
+    else:
+        assert verdict.ranking[0][0] == verdict.winner
+        assert found[0] == pytest.approx(max(found))
+
+
+def test_slot_bias_of_three_is_what_each_slot_gets_above_the_mean() -> None:
+    bias, worth = [0.5, 0.0, -0.5], [-1.0, -2.0, -3.0]
+    votes = square([[worth[(turn + s) % 3] + bias[s] for s in range(3)] for turn in range(3)])
+    verdict = decide(votes, ["x", "y", "z"])
+    assert verdict.slot_bias == pytest.approx(bias)
+    assert [score for _, score in verdict.ranking] == pytest.approx([1.0, 0.0, -1.0])
+    assert verdict.margin == pytest.approx(1.0)
+
+
+def test_one_call_is_single_unless_no_order_can_change_it() -> None:
+    vote = best((0, 1), (-0.1, -3.0))
+    assert decide([vote], ["x", "y"]).status == "single"
+    assert decide([vote], ["x", "y"], order_free=True).status == "consistent"
+    assert decide([vote], ["x", "y"]).slot_bias is None
+    assert decide([vote], ["x", "y"]).margin == pytest.approx(2.9)
+
+
+@pytest.mark.parametrize(
+    ("choices", "status"),
+    [
+        ((0, 0), "consistent"),
+        ((TIE, TIE), "tie"),
+        ((0, 1), "order_conflict"),
+        ((0, TIE), "order_conflict"),  # a conflict is never folded into a tie
+        ((None, 0), "unparsed"),
+        ((None, None), "unparsed"),
+        ((None, TIE), "unparsed"),
+    ],
+)
+def test_the_status_of_two_calls(choices: tuple[int | None, int | None], status: str) -> None:
+    votes = [Vote((0, 1), choices[0]), Vote((1, 0), choices[1])]
+    verdict = decide(votes, ["x", "y"])
+    assert verdict.status == status
+    assert verdict.winner == (0 if status == "consistent" else None)
+    assert (verdict.margin, verdict.slot_bias, verdict.ranking) == (None, None, ())
+
+
+def test_an_unparsed_call_still_reports_its_margin() -> None:
+    votes = [Vote((0, 1), None, (-9.0, -8.0)), best((1, 0), (-0.1, -3.0))]
+    verdict = decide(votes, ["x", "y"])
+    assert (verdict.status, verdict.winner) == ("unparsed", None)
+    assert verdict.margin == pytest.approx(1.95)
+
+
+@pytest.mark.parametrize("order_free", [True, False])
+def test_answers_of_equal_text_tie(order_free: bool) -> None:
+    first_slot = [best((0, 1), (-0.1, -3.0)), best((1, 0), (-0.1, -3.0))]
+    for votes in (first_slot, first_slot[:1]):
+        verdict = decide(votes, ["same", "same"], order_free=order_free)
+        assert (verdict.status, verdict.winner, verdict.margin) == ("tie", None, 0.0)
+
+
+def test_the_best_of_two_equal_and_a_better_one_is_the_better_one() -> None:
+    for places in itertools.permutations(range(3)):
+        texts = [["same", "same", "good"][place] for place in places]
+        good = texts.index("good")
+        votes = [
+            best(order, tuple(-0.1 if texts[index] == "good" else -3.0 for index in order))
+            for order in ((0, 1, 2), (1, 2, 0), (2, 0, 1))
+        ]
+        verdict = decide(votes, texts)
+        assert (verdict.status, verdict.winner) == ("consistent", good)
+        assert verdict.margin == pytest.approx(2.9)
+
+
+def test_the_winner_leads_the_ranking_even_by_less_than_a_score_can_tell() -> None:
+    close = math.nextafter(-0.5, 0.0)
+    votes = [best((0, 1, 2), (-0.5, close, -1e9)), best((1, 2, 0), (close, -1e9, -0.5))]
+    votes.append(best((2, 0, 1), (-1e9, -0.5, close)))
+    verdict = decide(votes, ["x", "y", "z"])
+    scores = dict(verdict.ranking)
+    assert scores[0] == scores[1]  # the difference is lost beside the third one's
+    assert verdict.ranking[0][0] == verdict.winner == 1
+    assert verdict.margin is not None and verdict.margin > 0
+
+
+def test_scores_equal_but_for_rounding_rank_the_same_in_any_order_of_the_calls() -> None:
+    votes = square([[0.0] * 4, [0.0] * 4, [0.0] * 4, [0.0, 0.0, -1.0, -5.75e-21]])
+    found = {decide(list(order), list("wxyz")) for order in itertools.permutations(votes)}
+    assert len(found) == 1

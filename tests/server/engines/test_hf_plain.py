@@ -1,0 +1,129 @@
+"""The stock path against transformers' own generate: the same tokens, the same bits."""
+
+import asyncio
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from pocket import WEIGHTS
+from server.engines.hf import HfEngine
+from server.engines.hf.forward import Prefill, Stock
+from server.job import ChatPrompt, Job, Message, Part, Sampling, TextPrompt, TokenPrompt
+
+PROMPTS = ["The quick", "yes or no? A B C", "é", "lazy dog. " * 12]
+
+
+def generate(model, ids, **arguments):
+    prompt = torch.tensor([ids])
+    mask = torch.ones_like(prompt)
+    output = model.generate(prompt, attention_mask=mask, pad_token_id=1, **arguments)
+    return output[0, len(ids) :].tolist()
+
+
+def tokens(chunks, index=0):
+    return [token.id for chunk in chunks if chunk.index == index for token in chunk.tokens]
+
+
+@pytest.mark.parametrize("text", PROMPTS)
+def test_greedy_tokens_are_those_of_generate(ask, stock, tokenizer, text):
+    expected = generate(stock, tokenizer.encode(text), max_new_tokens=40, do_sample=False)
+    assert tokens(ask(text, max_tokens=40)) == expected
+
+
+def test_chat_is_rendered_by_the_template_and_read_whole(ask, stock, tokenizer):
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "A or B?"}]
+    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+    expected = generate(stock, ids, max_new_tokens=20, do_sample=False)
+    prompt = ChatPrompt(tuple(Message(m["role"], (Part(m["content"]),)) for m in messages))
+    chunks = ask(prompt, max_tokens=20)
+    assert tokens(chunks) == expected
+    assert chunks[-1].usage.prompt_tokens == len(ids)
+
+
+def test_documents_without_a_reading_are_plain_text(ask, docs):
+    text = "".join(part.text for part in docs) + "Who is red?"
+    parts = (*docs, Part("Who is red?"))
+    assert tokens(ask(TextPrompt(parts))) == tokens(ask(text))
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        {},
+        {"temperature": 0.7},
+        {"top_k": 9},
+        {"top_p": 0.8},
+        {"min_p": 0.1, "temperature": 1.3},
+        {"repetition_penalty": 1.4, "top_k": 30, "top_p": 0.9},
+    ],
+)
+def test_sampled_tokens_are_those_of_generate(ask, stock, tokenizer, numbers):
+    torch.manual_seed(3)
+    settings = {"top_k": 0, "top_p": 1.0, "temperature": 1.0, **numbers}
+    ids = tokenizer.encode("The quick")
+    expected = generate(stock, ids, max_new_tokens=30, do_sample=True, **settings)
+    got = tokens(ask("The quick", max_tokens=30, seed=3, **{"temperature": 1.0, **numbers}))
+    assert got == expected
+
+
+def test_repetition_penalty_is_generates_in_greedy_too(ask, stock, tokenizer):
+    ids = tokenizer.encode("The quick")
+    expected = generate(stock, ids, max_new_tokens=30, do_sample=False, repetition_penalty=1.5)
+    plain = generate(stock, ids, max_new_tokens=30, do_sample=False)
+    assert tokens(ask("The quick", max_tokens=30, repetition_penalty=1.5)) == expected != plain
+
+
+def test_logits_are_generates_to_the_last_bit(engine, stock, tokenizer):
+    ids = torch.tensor([tokenizer.encode("lazy dog. " * 12)])
+    output = stock.generate(
+        ids, attention_mask=torch.ones_like(ids), pad_token_id=1, eos_token_id=None,
+        max_new_tokens=40, do_sample=False, output_logits=True, return_dict_in_generate=True,
+    )  # fmt: skip
+    forward = Stock(engine.model, Prefill(engine.model, 1))
+    with torch.inference_mode():
+        row = forward.prefill(ids, 1)[:, -1]
+        for expected in output.logits:
+            assert torch.equal(row, expected)
+            row = forward.decode(row.argmax(-1, keepdim=True))[:, -1]
+
+
+def test_reported_logprobs_come_from_those_bits(ask, stock, tokenizer):
+    ids = torch.tensor([tokenizer.encode("The quick")])
+    output = stock.generate(
+        ids, attention_mask=torch.ones_like(ids), pad_token_id=1, max_new_tokens=5,
+        do_sample=False, output_logits=True, return_dict_in_generate=True,
+    )  # fmt: skip
+    scored = [
+        token for chunk in ask("The quick", max_tokens=5, logprobs=400) for token in chunk.tokens
+    ]
+    assert len(scored) == 5
+    for token, logits in zip(scored, output.logits, strict=True):
+        expected = logits.float().log_softmax(-1)[0].tolist()
+        assert {other.id: other.logprob for other in token.top} == dict(enumerate(expected))
+
+
+def test_choices_share_the_prefill_and_not_the_bits(ask):
+    together = ask("The quick", n=3, seed=21, temperature=1.0, logprobs=0)
+    runs = [ask("The quick", seed=21 + choice, temperature=1.0, logprobs=0) for choice in range(3)]
+    for choice, alone in enumerate(runs):
+        mine = [token for chunk in together if chunk.index == choice for token in chunk.tokens]
+        assert mine == [token for chunk in alone for token in chunk.tokens]
+
+
+@pytest.mark.skipif(not (WEIGHTS / "model.safetensors").exists(), reason="no trained weights here")
+def test_the_embedded_model_equals_generate():
+    stock = AutoModelForCausalLM.from_pretrained(WEIGHTS, dtype=torch.float32)
+    engine = HfEngine.load(WEIGHTS, name="pocket")
+    ids = tuple(range(20, 60))
+    job = Job(
+        "pocket", Sampling(max_tokens=64, temperature=0, ignore_eos=True), (TokenPrompt(ids),)
+    )
+
+    async def run():
+        chunks = [chunk async for chunk in await engine.generate(job)]
+        await engine.close()
+        return tokens(chunks)
+
+    stock.generation_config.eos_token_id = None
+    assert asyncio.run(run()) == generate(stock, ids, max_new_tokens=64, do_sample=False)

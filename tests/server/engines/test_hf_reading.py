@@ -1,0 +1,135 @@
+"""Readings through the engine: order does not matter, and the model is as before."""
+
+import asyncio
+import itertools
+from types import FunctionType
+
+import pytest
+import torch
+
+from kvedit.plain import Plain
+from pine.reading import Pine
+from server.job import ChatPrompt, Job, Message, Part, Sampling, TextPrompt, TokenPrompt
+
+QUESTION = Part("Who is red?")
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_every_order_gives_the_same_bits(ask, docs, temperature):
+    answers = []
+    for order in itertools.permutations(docs):
+        prompt = ChatPrompt((Message("user", (Part("Read: "), *order, QUESTION)),))
+        chunks = ask(prompt, reader=Pine, logprobs=3, labels=("A", "B"), max_tokens=4,
+                     temperature=temperature, seed=9)  # fmt: skip
+        place = chunks[-1].notes["pine"]["canonical_order"]
+        shown = [order[index].text for index in place]
+        answers.append((tuple(chunks[:-1]), chunks[-1].tokens, chunks[0].labels, shown))
+    assert all(answer == answers[0] for answer in answers)
+
+
+def test_plain_answers_do_depend_on_the_order(ask, docs):
+    orders = {
+        tuple(ask(TextPrompt((*order, QUESTION)), logprobs=1, max_tokens=1)[0].tokens)
+        for order in itertools.permutations(docs)
+    }
+    assert len(orders) > 1
+
+
+def test_the_plain_reading_writes_what_the_stock_path_writes(ask, tokenizer):
+    document = Part("The quick brown fox", group="d")
+    through = ask(TextPrompt((document,)), reader=lambda segments: Plain(), max_tokens=24)
+    ids = tokenizer.encode("The quick brown fox")
+    plain = ask(TokenPrompt(tuple(ids)), max_tokens=24)
+    assert [c.tokens for c in through] == [c.tokens for c in plain]
+
+
+def test_each_choice_has_a_reading_of_its_own(ask, docs):
+    made = []
+
+    def reader(segments):
+        made.append(Pine(segments))
+        return made[-1]
+
+    prompt = TextPrompt((*docs, QUESTION))
+    together = ask(prompt, reader=reader, n=2, seed=4, temperature=1.0)
+    assert len(made) == 2
+    alone = ask(prompt, reader=Pine, seed=5, temperature=1.0)
+    second = [chunk.tokens for chunk in together if chunk.index == 1]
+    assert second == [chunk.tokens for chunk in alone]
+
+
+def test_echo_shows_the_set_in_its_canonical_order(ask, docs):
+    texts = {
+        ask(TextPrompt((*order, QUESTION)), reader=Pine, echo=True, max_tokens=1)[0].prompt_text
+        for order in itertools.permutations(docs)
+    }
+    assert len(texts) == 1
+    assert all(part.text in text for part in docs for text in texts)
+
+
+def fingerprint(model) -> dict[str, object]:
+    """Everything a module can carry, by identity, and every tensor by value."""
+    seen: dict[str, object] = {}
+    for name, module in model.named_modules():
+        for key, value in vars(module).items():
+            seen[f"{name}.{key}"] = known(value)
+        seen[f"{name} class"] = (type(module), type(module).forward)
+    for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers()):
+        seen[f"{name} tensor"] = (id(tensor), tensor.data_ptr(), tensor._version, digest(tensor))
+    seen["config"] = model.config.to_dict() | {"attention": model.config._attn_implementation}
+    seen["generation"] = model.generation_config.to_dict()
+    return seen
+
+
+def known(value: object) -> object:
+    if isinstance(value, dict):  # hooks, parameters, buffers, submodules
+        return [(key, id(inner)) for key, inner in value.items()]
+    if isinstance(value, bool | int | float | str | FunctionType | type(None)):
+        return value
+    return id(value)
+
+
+def digest(tensor: torch.Tensor) -> bytes:
+    return tensor.detach().contiguous().numpy().tobytes()
+
+
+def test_a_mix_of_requests_leaves_the_model_as_it_was(make_engine, docs):
+    engine = make_engine()
+    model, before = engine.model, fingerprint(engine.model)
+    prompt = TextPrompt((*docs, QUESTION))
+    mixed = [
+        Job("m", Sampling(max_tokens=6, seed=1, n=2, top_k=5, repetition_penalty=1.2), (prompt,)),
+        Job("m", Sampling(max_tokens=6, temperature=0), (prompt,), reader=Pine),
+        Job("m", Sampling(max_tokens=2, echo=True, logprobs=2), (prompt, prompt)),
+        Job("m", Sampling(max_tokens=200, labels=("A",)), (prompt,), reader=Pine),
+        Job("m", Sampling(max_tokens=6), (prompt,), reader=lambda segments: Plain()),
+    ]
+
+    async def run():
+        streams = [await engine.generate(job) for job in mixed]
+        await anext(streams[3])
+        await streams[3].aclose()
+        await asyncio.gather(*(collect(stream) for stream in streams))
+
+    async def collect(stream):
+        return [chunk async for chunk in stream]
+
+    asyncio.run(run())
+    assert engine.model is model
+    assert fingerprint(engine.model) == before
+
+
+@pytest.mark.parametrize("fault", ["hook", "attribute", "parameter", "attention"])
+def test_the_fingerprint_sees(make_model, fault):
+    model = make_model()
+    before = fingerprint(model)
+    if fault == "hook":
+        model.model.layers[0].register_forward_hook(lambda *_: None)
+    elif fault == "attribute":
+        model.model.layers[1].self_attn.reading = object()
+    elif fault == "parameter":
+        with torch.no_grad():
+            model.model.norm.weight[0] += 1
+    else:
+        model.set_attn_implementation("eager")
+    assert fingerprint(model) != before

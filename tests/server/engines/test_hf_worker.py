@@ -1,0 +1,205 @@
+"""Many requests at once: all progress, one that leaves stops, one that fails fails alone."""
+
+import asyncio
+import threading
+import weakref
+from collections import Counter
+
+import pytest
+
+from kvedit.plain import Plain
+from server.errors import EngineError
+from server.job import Job, Part, Sampling, TextPrompt
+
+ENDLESS = Sampling(max_tokens=200, temperature=0, ignore_eos=True)
+SHORT = Sampling(max_tokens=12, temperature=0, ignore_eos=True)
+
+
+def job(text: str, sampling: Sampling, reader=None) -> Job:
+    parts = (Part(text, group="d"),) if reader else (Part(text),)
+    return Job("tiny", sampling, (TextPrompt(parts),), reader=reader)
+
+
+async def drain(stream) -> list:
+    return [chunk async for chunk in stream]
+
+
+class Watch:
+    """Records whose cache each forward of the model used; holds the first one back until `go`."""
+
+    def __init__(self, model) -> None:
+        self.go = threading.Event()
+        self.steps: list[int] = []
+        self._caches: list[object] = []  # kept, so that no id is given out twice
+        model.register_forward_pre_hook(self._record, with_kwargs=True)
+
+    def _record(self, module, args, kwargs) -> None:
+        self.go.wait(10)
+        cache = kwargs.get("past_key_values")
+        self._caches.append(cache)
+        self.steps.append(id(cache))
+
+
+async def quiet(watch: Watch) -> int:
+    """Wait until no more steps are taken; return how many there were."""
+    count = -1
+    while count != len(watch.steps):
+        count = len(watch.steps)
+        await asyncio.sleep(0.05)
+    return count
+
+
+async def test_sixteen_streams_take_turns(make_engine):
+    engine = make_engine()
+    watch = Watch(engine.model)
+    streams = [await engine.generate(job(f"fox {i}", SHORT)) for i in range(16)]
+    watch.go.set()
+    answers = await asyncio.gather(*map(drain, streams))
+    assert all(chunks[-1].usage.completion_tokens == 12 for chunks in answers)
+    assert len(watch.steps) == 16 * 12
+    for start in range(0, len(watch.steps), 16):
+        assert len(set(watch.steps[start : start + 16])) == 16  # one step each in every round
+
+
+async def test_together_as_alone(make_engine):
+    engine = make_engine()
+    alone = [await drain(await engine.generate(job(f"fox {i}", SHORT))) for i in range(4)]
+    streams = [await engine.generate(job(f"fox {i}", SHORT)) for i in range(4)]
+    together = await asyncio.gather(*map(drain, streams))
+    for first, second in zip(alone, together, strict=True):
+        assert [chunk.tokens for chunk in first] == [chunk.tokens for chunk in second]
+
+
+async def test_a_newcomer_joins_at_the_next_step(make_engine):
+    engine = make_engine()
+    running = await engine.generate(job("fox", ENDLESS))
+    await anext(running)
+    late = await drain(await engine.generate(job("dog", SHORT)))
+    assert late[-1].finish_reason == "length"
+    seen = len(await drain(running))
+    assert seen > 100  # the first was far from done when the second ended
+
+
+async def test_closing_a_stream_stops_its_work(make_engine):
+    engine = make_engine()
+    watch = Watch(engine.model)
+    watch.go.set()
+    stream = await engine.generate(job("fox", ENDLESS))
+    await anext(stream)
+    await stream.aclose()
+    taken = len(watch.steps)
+    assert await quiet(watch) <= taken + 2
+    with pytest.raises(StopAsyncIteration):
+        await anext(stream)
+
+
+async def test_cancelling_a_consumer_stops_its_work(make_engine):
+    engine = make_engine()
+    watch = Watch(engine.model)
+    stream = await engine.generate(job("fox", ENDLESS))
+    task = asyncio.create_task(drain(stream))
+    await asyncio.sleep(0)  # it waits for its first chunk now
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    watch.go.set()
+    assert await quiet(watch) <= 1
+
+
+async def test_dropping_a_stream_stops_its_work(make_engine):
+    engine = make_engine()
+    watch = Watch(engine.model)
+    await engine.generate(job("fox", ENDLESS))
+    watch.go.set()
+    assert await quiet(watch) <= 2
+
+
+async def test_closing_one_leaves_the_others_alone(make_engine):
+    engine = make_engine()
+    kept, closed = [await engine.generate(job(text, SHORT)) for text in ("fox", "dog")]
+    await closed.aclose()
+    alone = await drain(await engine.generate(job("fox", SHORT)))
+    assert [chunk.tokens for chunk in await drain(kept)] == [chunk.tokens for chunk in alone]
+
+
+async def test_what_a_closed_sequence_held_is_freed(make_engine):
+    engine = make_engine()
+    held: list[weakref.ref] = []
+
+    def reader(segments):
+        reading = Plain()
+        held.append(weakref.ref(reading))
+        return reading
+
+    stream = await engine.generate(job("fox", ENDLESS, reader))
+    await anext(stream)
+    assert held[0]() is not None
+    await stream.aclose()
+    for _ in range(100):
+        if held[0]() is not None:
+            await asyncio.sleep(0.02)
+    assert held[0]() is None
+
+
+class Broken(Plain):
+    def read(self, layer, query, key, value):
+        if query.shape[2] == 1:
+            raise RuntimeError("planted")
+        return super().read(layer, query, key, value)
+
+
+async def test_an_error_is_one_requests_own(make_engine, caplog):
+    engine = make_engine()
+    good = await engine.generate(job("fox", SHORT))
+    bad = await engine.generate(job("dog", SHORT, lambda segments: Broken()))
+    with pytest.raises(EngineError, match="RuntimeError") as caught:
+        await drain(bad)
+    assert caught.value.status == 500
+    assert "planted" in caplog.text
+    assert (await drain(good))[-1].finish_reason == "length"
+    assert engine.alive
+    assert (await drain(await engine.generate(job("fox", SHORT))))[-1].usage is not None
+
+
+async def test_beyond_the_limit_sequences_wait_their_turn(make_engine):
+    engine = make_engine(active_limit=2)
+    watch = Watch(engine.model)
+    many = await engine.generate(
+        Job("tiny", SHORT, tuple(TextPrompt((Part(f"fox {i}"),)) for i in range(6)))
+    )
+    one = await engine.generate(job("dog", SHORT))
+    watch.go.set()
+    chunks, late = await asyncio.gather(drain(many), drain(one))
+    assert Counter(chunk.finish_reason for chunk in chunks)["length"] == 6
+    assert late[-1].finish_reason == "length"
+    running = {watch.steps[place] for place in range(30)}
+    assert len(running) == 3  # two of the batch, and the request that is never kept out
+    assert sum(chunk.usage.completion_tokens for chunk in chunks if chunk.usage) == 6 * 12
+
+
+async def test_a_batch_numbers_its_choices_by_prompt(make_engine, tokenizer):
+    engine = make_engine()
+    prompts = tuple(TextPrompt((Part(text),)) for text in ("fox", "lazy dog"))
+    sampling = Sampling(max_tokens=4, n=2, seed=1)
+    chunks = await drain(await engine.generate(Job("tiny", sampling, prompts)))
+    usage = {chunk.index: chunk.usage for chunk in chunks if chunk.usage}
+    assert sorted(usage) == [0, 1, 2, 3]
+    counted = [usage[index].prompt_tokens for index in range(4)]
+    lengths = [len(tokenizer.encode(text)) for text in ("fox", "lazy dog")]
+    assert counted == [lengths[0], 0, lengths[1], 0]  # so that they add up
+
+
+async def test_closing_the_engine_ends_everything(make_engine):
+    engine = make_engine()
+    stream = await engine.generate(job("fox", ENDLESS))
+    await anext(stream)
+    await engine.close()
+    assert not engine.alive
+    with pytest.raises(EngineError) as caught:
+        await drain(stream)
+    assert caught.value.status == 503
+    with pytest.raises(EngineError, match="stopped"):
+        await engine.generate(job("fox", SHORT))
+
+
+async def test_a_job_without_prompts_ends_at_once(make_engine):
+    assert await drain(await make_engine().generate(Job("tiny", SHORT))) == []

@@ -1,0 +1,202 @@
+"""How JSON becomes a body: what is off, what is a default, and what is refused in one sentence."""
+
+import json
+
+import pytest
+
+from server.errors import PlanError
+from server.job import Sampling, TextPrompt, TokenPrompt
+from server.protocol.chat import ChatBody
+from server.protocol.common import parse
+from server.protocol.completions import CompletionBody
+
+MESSAGES = [{"role": "user", "content": "Hello"}]
+OFF = {
+    "best_of": 1,
+    "n": 1,
+    "echo": False,
+    "stop": None,
+    "suffix": None,
+    "logprobs": None,
+    "temperature": None,
+    "top_p": None,
+    "top_k": -1,
+    "seed": None,
+    "max_tokens": None,
+    "stream": None,
+    "stream_options": None,
+    "logit_bias": None,
+    "user": None,
+    "response_format": {"type": "text"},
+}
+
+
+def completion(**body: object) -> CompletionBody:
+    made = parse(json.dumps({"prompt": "x", **body}).encode(), CompletionBody)
+    made.refuse()
+    return made
+
+
+def chat(**body: object) -> ChatBody:
+    made = parse(json.dumps({"messages": MESSAGES, **body}).encode(), ChatBody)
+    made.refuse()
+    return made
+
+
+def test_values_that_mean_off_equal_their_absence() -> None:
+    assert completion(**OFF).asked() == completion().asked() == Sampling(max_tokens=16)
+    assert completion(logprobs=False, stop="", suffix="").asked() == completion().asked()
+    assert completion(suffix="").prompts() == completion().prompts()
+
+
+def test_every_number_reaches_the_sampling() -> None:
+    given = {
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "top_k": 7,
+        "min_p": 0.1,
+        "n": 3,
+        "seed": 11,
+        "presence_penalty": 0.2,
+        "frequency_penalty": -0.3,
+        "repetition_penalty": 1.2,
+        "ignore_eos": True,
+        "max_tokens": 5,
+    }
+    extra = {"stop": ["a", "b"], "logit_bias": {"4": -100}, "logprobs": 0, "echo": True}
+    assert completion(**given, **extra).asked() == Sampling(
+        **given, stop=("a", "b"), logit_bias={4: -100.0}, logprobs=0, echo=True
+    )
+
+
+def test_chat_counts_tokens_under_two_names_and_logprobs_in_two_fields() -> None:
+    assert chat().asked() == Sampling()
+    assert chat(max_tokens=3).asked().max_tokens == 3
+    assert chat(max_completion_tokens=4, max_tokens=3).asked().max_tokens == 4
+    assert chat(logprobs=True).asked().logprobs == 0
+    assert chat(logprobs=True, top_logprobs=20).asked().logprobs == 20
+    assert chat(logprobs=False, top_logprobs=0).asked().logprobs is None
+
+
+@pytest.mark.parametrize(("stop", "read"), [("a", ("a",)), ([], ()), (["a", ""], ("a",))])
+def test_stop_is_a_string_or_a_list(stop: object, read: tuple[str, ...]) -> None:
+    assert completion(stop=stop).asked().stop == read
+
+
+def test_a_prompt_has_four_forms() -> None:
+    def made(prompt: object) -> list[type]:
+        return [type(each) for each in completion(prompt=prompt).prompts()]
+
+    assert made("a") == [TextPrompt]
+    assert made(["a", "b"]) == [TextPrompt, TextPrompt]
+    assert made([1, 2]) == [TokenPrompt]
+    assert made([[1, 2], [3]]) == [TokenPrompt, TokenPrompt]
+
+
+def test_tools_and_unknown_message_fields_go_to_the_template() -> None:
+    tool = {"type": "function", "function": {"name": "f"}}
+    message = {"role": "user", "content": None, "name": "Ada", "refusal": None}
+    (prompt,) = chat(messages=[message], tools=[tool], tool_choice="auto").prompts()
+    assert prompt.tools == (tool,)
+    assert prompt.messages[0].parts == ()
+    assert prompt.messages[0].extra == {"name": "Ada"}
+
+
+def test_unknown_fields_are_warned_of_or_refused() -> None:
+    assert completion(foo=1).warnings == ["field 'foo' is not known and was ignored"]
+    with pytest.raises(PlanError, match="fields must be known to a strict server, got 'foo'"):
+        parse(b'{"prompt": "x", "foo": 1}', CompletionBody, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"prompt": None}, "prompt"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": [[]]}, "prompt"),
+        ({"prompt": [1, "a"]}, "prompt"),
+        ({"prompt": [True]}, "prompt"),
+        ({"prompt": [-1]}, "prompt"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"temperature": 2.5}, "temperature"),
+        ({"n": 0}, "n"),
+        ({"n": 129}, "n"),
+        ({"max_tokens": -1}, "max_tokens"),
+        ({"max_tokens": 1.5}, "max_tokens"),
+        ({"seed": 10**30}, "seed"),
+        ({"best_of": 2}, "best_of"),
+        ({"logprobs": 21}, "logprobs"),
+        ({"logprobs": True}, "logprobs"),
+        ({"stop": 5}, "stop"),
+        ({"stop": ["a", 1]}, "stop"),
+        ({"stop": ["a"] * 65}, "stop"),
+        ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"logit_bias": {"1": 101}}, "logit_bias.1"),
+        ({"stages": "pine"}, "stages"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"stream": "yes"}, "stream"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+    ],
+)
+def test_a_bad_completion_is_refused_by_name(body: dict[str, object], param: str) -> None:
+    with pytest.raises(PlanError, match=r"must|cannot") as caught:
+        completion(**body)
+    assert caught.value.param == param
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"messages": []}, "messages"),
+        ({"messages": "hi"}, "messages"),
+        ({"messages": [{}]}, "messages.0.role"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, None),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, None),
+        ({"messages": [{"role": "user", "content": ["x"]}]}, None),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"top_logprobs": 3}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": {"type": "function"}}, "tool_choice"),
+        ({"tools": "x"}, "tools"),
+        ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format"),
+    ],
+)
+def test_a_bad_chat_is_refused_by_name(body: dict[str, object], param: str | None) -> None:
+    with pytest.raises(PlanError, match=r"must|cannot") as caught:
+        chat(**body)
+    assert caught.value.param == (param or "messages.0.content")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[1]",
+        b'"x"',
+        b"\xff\xfe{",
+        b'{"prompt": "a\xff"}',
+        b'{"prompt": NaN}',
+        b'{"prompt": "a", "temperature": Infinity}',
+        b'{"prompt": "a", "temperature": 1e999}',
+        b'{"prompt": "\\ud800"}',
+        b'{"prompt": "a", "seed": ' + b"9" * 5000 + b"}",
+        b"[" * 10_000,
+        b'{"a":' * 10_000,
+    ],
+)
+def test_a_body_that_is_no_json_object_is_refused(data: bytes) -> None:
+    with pytest.raises(PlanError, match="must be"):
+        parse(data, CompletionBody)
+
+
+def test_many_faults_are_told_of_briefly() -> None:
+    body = {"messages": [{"role": "x" * 5000} for _ in range(500)]}
+    with pytest.raises(PlanError) as caught:
+        parse(json.dumps(body).encode(), ChatBody)
+    assert len(caught.value.message) < 5000
+    assert caught.value.message.endswith("(and 490 more)")

@@ -1,0 +1,78 @@
+"""The pine stage: what it makes of a job."""
+
+from __future__ import annotations
+
+import pytest
+
+from pine.reading import Pine as Reading
+from server.errors import PlanError
+from server.job import Ballot, Candidate, ChatPrompt, Job, Message, Part, Reply, Sampling
+from server.stages.pine import Pine
+
+
+def judged(*texts: str, order: tuple[int, ...] | None = None) -> Job:
+    candidates = tuple(Candidate(str(i), text, i) for i, text in enumerate(texts))
+    return Job("m", Sampling(), ballot=Ballot("Q?", candidates, order))
+
+
+def asked(*parts: Part) -> Job:
+    return Job("m", Sampling(), prompts=(ChatPrompt((Message("user", parts),)),))
+
+
+async def run(stage: Pine, job: Job) -> Job:
+    """Return the job as the stage passes it on."""
+    seen: list[Job] = []
+
+    async def proceed(each: Job) -> Reply:
+        seen.append(each)
+        return Reply()
+
+    await stage.run(job, proceed)
+    [only] = seen
+    return only
+
+
+async def test_documents_are_read_through_pine() -> None:
+    job = asked(Part("one", "documents"), Part("two", "documents"), Part("Why?"))
+    passed = await run(Pine(), job)
+    assert passed.reader is Reading
+    assert passed.prompts == job.prompts
+
+
+async def test_candidates_become_a_set_in_canonical_order() -> None:
+    for texts in (("b", "a", "c"), ("c", "a", "b")):
+        passed = await run(Pine(), judged(*texts))
+        assert passed.ballot is not None and passed.ballot.order is not None
+        assert passed.ballot.as_documents
+        assert [texts[index] for index in passed.ballot.order] == ["a", "b", "c"]
+        assert passed.reader is Reading
+
+
+async def test_an_order_fixed_outside_is_kept() -> None:
+    passed = await run(Pine(), judged("a", "b", order=(1, 0)))
+    assert passed.ballot is not None and passed.ballot.order == (1, 0)
+
+
+async def test_delimiters_cut_the_documents_out() -> None:
+    passed = await run(Pine(delimiters=("<", ">")), asked(Part("<one> <two> Why?")))
+    [message] = passed.prompts[0].messages  # type: ignore[union-attr]
+    assert [part.group for part in message.parts] == ["documents", "documents", None]
+
+
+async def test_the_readings_places_are_told_as_candidates() -> None:
+    async def proceed(job: Job) -> Reply:
+        return Reply(notes={"pine": {"documents": 3, "canonical_order": [2, 0, 1]}, "else": 1})
+
+    reply = await Pine().run(judged("c", "a", "b"), proceed)  # slots show a, b, c = 1, 2, 0
+    assert reply.notes == {"pine": {"documents": 3, "canonical_order": [0, 1, 2]}, "else": 1}
+
+
+def test_two_sets_are_refused() -> None:
+    job = asked(Part("one", "x"), Part("then"), Part("two", "x"))
+    with pytest.raises(PlanError, match="must have one set of documents in a prompt, got 2"):
+        Pine().prepare(job)
+
+
+def test_delimiters_and_candidates_are_refused() -> None:
+    with pytest.raises(PlanError, match="'delimiters' cannot be used with candidates"):
+        Pine(delimiters=("<", ">")).prepare(judged("a", "b"))
