@@ -9,21 +9,23 @@ from pine.pages import Pages
 
 
 def importance(scores: Tensor, pages: Pages) -> Tensor:
-    """Return the mean attention that each document's tokens get.
+    """Return the mean attention that each document's tokens get from each query.
 
-    scores   [..., slots] float32, from un-rotated queries and keys; -inf where a slot is padding
+    scores   [..., slots] float32, from un-rotated queries and keys; -inf at padding
     returns  [..., documents]: softmax over all slots, summed per document, over its length
     """
-    weights = torch.softmax(scores, -1)
-    return pages.per_document(weights) / pages.lengths
+    return pages.per_document(torch.softmax(scores, -1)) / pages.lengths
 
 
-def importance_to_document(scores: Tensor, pages: Pages) -> Tensor:
-    """Return the importance of the other documents to one query document, over all its tokens.
+def importance_to_document(scores: Tensor, pages: Pages, real: Tensor) -> Tensor:
+    """Return the importance of each document to whole query documents: summed over their tokens.
 
-    scores   [batch, heads, query, slots] as in `importance`; query = tokens of the query document,
-             whose own slots are -inf: they do not compete
-    returns  [batch, heads, documents]; the query document's own entry is 0
+    scores   [batch, heads, asking, query, slots] as in `importance`; -inf too at a query document's
+             own slots, which do not compete
+    real     [asking, query] bool, False where a query is padding
+    returns  [batch, heads, asking, documents]; the query document's own entry is 0
     """
-    weights = torch.softmax(scores, -1).sum(-2)
-    return pages.per_document(weights) / pages.lengths
+    weights = torch.softmax(scores, -1)
+    if len(real) > 1:  # one document alone is never padded
+        weights = weights.mul_(real[..., None])
+    return pages.per_document(weights.sum(-2)) / pages.lengths

@@ -52,7 +52,8 @@ class Pages:
         slot_of = filled.nonzero().flatten()
         ends = [0, *(counts.cumsum(0) * page).tolist()]
         bounds = tuple(slice(start, end) for start, end in pairwise(ends))
-        return cls(page, sizes, owner, place, None if filled.all() else filled, slot_of, bounds)
+        padded = None if filled.all() else filled
+        return cls(page, sizes, owner, place, padded, slot_of, bounds)
 
     @property
     def one_page_each(self) -> bool:
@@ -102,3 +103,8 @@ def page_length(lengths: Sequence[int]) -> int:
     longest = max(lengths)
     candidates = [longest, *(page for page in PAGE_LENGTHS if page < longest)]
     return min(candidates, key=cost)
+
+
+def hide_padding(product: Tensor, pages: Pages) -> Tensor:
+    """Set the scores of padding to -inf, in place: [..., slots]."""
+    return product if pages.filled is None else product.masked_fill_(~pages.filled, -torch.inf)

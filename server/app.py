@@ -16,14 +16,12 @@ from starlette.requests import ClientDisconnect
 from server.admission import Admission
 from server.api import chat, completions, health, judge, models
 from server.api.common import Service, authorised
-from server.api.middleware import ReadToEnd, RequestLog
+from server.api.middleware import RequestLog
 from server.engines.base import Engine
 from server.engines.registry import load
 from server.errors import EvenhandError, PlanError
 from server.protocol.common import fault
 from server.settings import Settings
-
-DROPPED_BODIES = 32  # a refused body is read up to this many times the limit, then cut off
 
 
 def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
@@ -50,8 +48,7 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
     for module in (completions, chat, models, judge):
         app.include_router(module.router, dependencies=[Depends(authorised)])
     _add_errors(app)
-    app.add_middleware(ReadToEnd, limit=DROPPED_BODIES * settings.max_body_bytes)
-    app.add_middleware(RequestLog)  # added last = outermost
+    app.add_middleware(RequestLog)
     return app
 
 

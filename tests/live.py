@@ -6,18 +6,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 import uvicorn
 from fastapi import FastAPI
 
 
 @contextmanager
-def serving(app: FastAPI, http: Literal["auto", "h11"] = "auto") -> Iterator[str]:
+def serving(app: FastAPI) -> Iterator[str]:
     """Serve an application on a free port; yield its address."""
-    config = uvicorn.Config(
-        app, port=0, http=http, log_level="warning", access_log=False, ws="none"
-    )
+    config = uvicorn.Config(app, port=0, log_level="warning", access_log=False, ws="none")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -5,6 +5,9 @@ Everything is explicit: one score at a time where it helps reading, positions as
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -35,6 +38,16 @@ class Rotary:
         return self.seen[key] @ vector
 
 
+def unmoved(vector: Tensor, position: int) -> Tensor:
+    """Stand in for `Rotary` in a layer without positions."""
+    return vector
+
+
+def cap_softly(score: Tensor, softcap: float | None) -> Tensor:
+    """Return `cap * tanh(score / cap)` (Gemma 2, section 2), or the score where there is no cap."""
+    return score if softcap is None else softcap * torch.tanh(score / softcap)
+
+
 def softmax_read(scores: list[float], values: list[Tensor]) -> Tensor:
     """Return the softmax-weighted sum of values; zero for no values."""
     weights = torch.softmax(torch.tensor(scores, dtype=torch.float64), 0)
@@ -63,10 +76,19 @@ class PineOracle:
     """PINE as the spec words it: keys are placed at positions, one query row at a time.
 
     prefix, lengths  tokens of the prefix and of each document
+    rotary           how a vector is put at a position: a `Rotary`, or `unmoved`
     """
 
-    def __init__(self, prefix: int, lengths: list[int], rotary: Rotary, scaling: float) -> None:
+    def __init__(
+        self,
+        prefix: int,
+        lengths: list[int],
+        rotary: Callable[[Tensor, int], Tensor],
+        scaling: float,
+        softcap: float | None = None,
+    ) -> None:
         self.prefix, self.lengths, self.rotary, self.scaling = prefix, lengths, rotary, scaling
+        self.softcap = softcap
         self.end = prefix + sum(lengths)
         self.first = [prefix + sum(lengths[:d]) for d in range(len(lengths))]
 
@@ -80,7 +102,8 @@ class PineOracle:
             rows = self.prefix_rows() + self.document_rows(q, k) + self.suffix_rows(q, k, tokens)
             for row, position, seen in rows:
                 turned = self.rotary(q[row], position)
-                scores = [float(turned @ self.rotary(k[s], at)) * self.scaling for s, at in seen]
+                products = [turned @ self.rotary(k[s], at) * self.scaling for s, at in seen]
+                scores = [float(cap_softly(product, self.softcap)) for product in products]
                 output[head, row] = softmax_read(scores, [v[s] for s, _ in seen])
         return output
 
@@ -129,7 +152,7 @@ class PineOracle:
         if not listed:
             return {}
         slots = [self.first[d] + t for d in listed for t in range(self.lengths[d])]
-        weights = torch.softmax((k[slots] @ q) * self.scaling, 0)
+        weights = torch.softmax(cap_softly((k[slots] @ q) * self.scaling, self.softcap), 0)
         shares = weights.split([self.lengths[d] for d in listed])
         return {
             d: float(share.sum()) / self.lengths[d] for d, share in zip(listed, shares, strict=True)
@@ -142,3 +165,30 @@ class PineOracle:
             end -= self.lengths[d]
             start[d] = end
         return start
+
+
+class OracleReading:
+    """The PINE oracle behind the door of a float64 model: one prefill, batch of one.
+
+    segments  anything with `prefix` and `lengths`
+    """
+
+    def __init__(self, segments: Any) -> None:
+        self.segments = segments
+
+    def read(self, layer: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Return every row's output, [batch, heads, tokens, dim] of un-rotated inputs."""
+        geometry = layer.geometry
+        rotary = Rotary(geometry.inv_freq, geometry.layout) if geometry else unmoved
+        oracle = PineOracle(
+            len(self.segments.prefix),
+            list(self.segments.lengths),
+            rotary,
+            layer.scaling,
+            layer.softcap,
+        )
+        return oracle.attention(query[0], key[0], value[0])[None]
+
+    def report(self) -> dict[str, object]:
+        """Return nothing: the oracle answers nobody."""
+        return {}

@@ -78,7 +78,10 @@ async def read(request: Request, kind: type[B]) -> B:
 
 
 async def _body(request: Request, limit: int) -> bytes:
-    """Read the body, stopping at the first byte over the limit (413)."""
+    """Read the body, stopping at the first byte over the limit (413).
+
+    The server reads and drops the rest, so that the client is not cut off before its answer.
+    """
     declared = request.headers.get("content-length", "")
     received, size = [], int(declared) if declared.isdecimal() and len(declared) < 20 else 0
     if size <= limit:

@@ -82,6 +82,7 @@ def _one(error: ErrorDetails) -> str:
     if error["type"] == "extra_forbidden":
         return f"{place} cannot be given, got {shown(error['input'])}; remove the field"
     rule = message.partition(" after validation")[0].replace("a valid ", "a ")
+    rule = rule.replace("a integer", "an integer")
     rule = re.sub(r"^\w+ should ", "", rule[0].lower() + rule[1:])
     rule = rule if rule.startswith(("be ", "have ")) else f"be {rule}"
     return f"{place} must {rule}, got {shown(error['input'])}; correct it"

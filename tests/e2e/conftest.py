@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,7 +51,6 @@ def settings(tiny: Path) -> Settings:
 @pytest.fixture(scope="session")
 def engine(settings: Settings) -> Iterator[Engine]:
     """Yield the real engine."""
-    import asyncio
 
     made = load(settings)
     yield made

@@ -12,7 +12,7 @@ from oracles import PineOracle, Rotary
 from kvedit.hf import open_door
 from kvedit.reading import Layer
 from kvedit.rotary import RotaryGeometry
-from pine import reading as pine_reading
+from pine import blocks, document_rows
 from pine.reading import Pine
 from pine.segments import Segments
 
@@ -67,7 +67,8 @@ def test_small_row_blocks_change_nothing_but_rounding(monkeypatch: pytest.Monkey
     lengths, prompt = [9, 14, 6], 4 + 29 + 8
     qkv, layer = tensors(prompt + 1), Layer(0, RotaryGeometry(INV_FREQ), SCALING)
     whole = read(Pine(segments_of(4, lengths, 8)), layer, prompt, qkv)
-    monkeypatch.setattr(pine_reading, "ROWS_BUDGET", 1)
+    monkeypatch.setattr(blocks, "ROWS_BUDGET", 1)
+    monkeypatch.setattr(document_rows, "TURNED_BUDGET", 1)
     pieces = read(Pine(segments_of(4, lengths, 8)), layer, prompt, qkv)
     torch.testing.assert_close(pieces, whole, atol=1e-5, rtol=0)
 
