@@ -187,8 +187,9 @@ class Chunk:
     prompt_text    with `echo`, in the first chunk of the choice: the prompt as text
     labels         natural-log probability of each asked label at the first new token (all its token
                    forms summed), in the first chunk of the choice
-    finish_reason  set in the last chunk of the choice, with `usage`; usages of choices add up,
-                   since the first choice of a prompt alone counts the prompt's tokens
+    finish_reason  set in the last chunk of the choice
+    usage          what the choice has used so far, always in its last chunk; usages of choices add
+                   up, since the first choice of a prompt alone counts the prompt's tokens
     notes          what the reading reports, by stage name; in the last chunk
     """
 

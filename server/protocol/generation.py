@@ -8,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidat
 
 from server.errors import PlanError
 from server.job import Sampling
+from server.protocol.answer_format import grammar
 from server.protocol.common import Body, shown
 from server.protocol.documents import Document
 
@@ -88,14 +89,8 @@ class Generation(Body):
         return self.n or 1
 
     def refuse(self) -> None:
-        """Raise PlanError for what this server cannot do yet."""
-        kind = (self.response_format or {}).get("type", "text")
-        if self.response_format is not None and kind != "text":
-            raise PlanError(
-                f"response_format must be of type 'text', got {shown(kind)}; "
-                "leave it out and ask for the format in the prompt",
-                param="response_format",
-            )
+        """Raise PlanError for what this server cannot do."""
+        grammar(self.response_format)
         if self.stream_options is not None and not self.stream:
             raise PlanError(
                 "stream_options must come with stream: true, got it without; "
@@ -115,6 +110,7 @@ class Generation(Body):
             "repetition_penalty": self.repetition_penalty,
             "logit_bias": self.logit_bias,
             "ignore_eos": self.ignore_eos,
+            "grammar": grammar(self.response_format),
         }
         asked = {name: value for name, value in given.items() if value is not None}
         return Sampling(n=self.choices, stop=self.stop, seed=self.seed, **{**asked, **changes})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import httpx
 import openai
 import pytest
@@ -114,6 +116,40 @@ def test_documents_in_any_order_give_the_same_bytes(address: str, path: str) -> 
         assert reply.json()["evenhand"]["stages"] == [{"stage": "pine"}]
         replies.append(reply.json()["choices"])
     assert replies[0] == replies[1] == replies[2]
+
+
+def test_streamed_answers_are_the_same_in_any_order_too(address: str) -> None:
+    documents = [{"title": f"Note {place}", "text": "fact " * (place + 1)} for place in range(10)]
+    asked = {"model": "tiny", "messages": MESSAGES, "max_tokens": 8, "temperature": 0}
+    asked |= {"stages": [{"stage": "pine"}], "stream": True, "logprobs": True}
+    streams = []
+    for shift in (0, 3, 7):
+        body = asked | {"documents": documents[shift:] + documents[:shift]}
+        lines = httpx.post(f"{address}/v1/chat/completions", json=body, timeout=60).text.split("\n")
+        events = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+        streams.append([event["choices"] for event in events])
+    assert len(streams[0]) > 2
+    assert streams[0] == streams[1] == streams[2]
+
+
+def test_a_schema_is_followed_and_reports_what_it_cost(client: OpenAI) -> None:
+    schema = {"type": "object", "properties": {"sure": {"type": "boolean"}}}
+    schema |= {"required": ["sure"], "additionalProperties": False}
+    described = {"name": "answer", "strict": True, "schema": schema}
+    reply = client.chat.completions.create(
+        model="tiny",
+        messages=MESSAGES,
+        max_tokens=200,
+        temperature=0,
+        response_format={"type": "json_schema", "json_schema": described},
+    )
+    assert json.loads(reply.choices[0].message.content or "")["sure"] in (True, False)
+    with pytest.raises(openai.BadRequestError, match="response_format"):
+        client.chat.completions.create(
+            model="tiny",
+            messages=MESSAGES,
+            response_format={"type": "json_schema"},  # type: ignore
+        )
 
 
 def test_plain_documents_do_differ_with_the_order(address: str) -> None:

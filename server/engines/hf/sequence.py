@@ -125,17 +125,17 @@ class Sequence:
         self.done = True
         text += self._text.end()
         stopped = self._text.stopped
-        choice = self._choice
-        prompt = len(choice.prompt.ids) if choice.choice == 0 else 0
         return self._chunk(
             text,
             finish_reason=reason if stopped is None else "stop",
             stop_reason=stopped,
-            usage=Usage(prompt_tokens=prompt, completion_tokens=self._count),
             notes=self._forward.report(),
         )
 
     def _chunk(self, text: str, **last: Any) -> Chunk:
         tokens, self._tokens = tuple(self._tokens), []
         opening, self._opening = self._opening, {}
-        return Chunk(self._choice.index, text, tokens, **opening, **last)
+        choice = self._choice
+        prompt = len(choice.prompt.ids) if choice.choice == 0 else 0  # counted once per prompt
+        usage = Usage(prompt_tokens=prompt, completion_tokens=self._count)
+        return Chunk(choice.index, text, tokens, usage=usage, **opening, **last)
