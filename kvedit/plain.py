@@ -20,6 +20,10 @@ class Plain:
     def __init__(self) -> None:
         self._spans: dict[int, Span] = {}
 
+    def borders(self) -> tuple[int, ...]:
+        """Return one forward of everything."""
+        return (0,)
+
     def read(self, layer: Layer, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Cache the new keys and values, and attend causally (see `kvedit.reading.Reading`)."""
         span = self._spans.setdefault(layer.index, Span())

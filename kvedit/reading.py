@@ -30,6 +30,14 @@ class Layer:
 class Reading(Protocol):
     """How queries read what is cached; one object per sequence, it owns the sequence's cache."""
 
+    def borders(self) -> tuple[int, ...]:
+        """Return where the forwards of a prompt begin, ascending, in tokens of the prompt.
+
+        (0,) is one forward of everything; (0, 5, 90) are three; (90,) says that the first 90 tokens
+        are cached already. The cuts depend on the prompt alone, so that a cache changes no bit.
+        """
+        ...
+
     def read(self, layer: Layer, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Cache the new keys and values, and attend.
 

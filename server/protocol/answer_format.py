@@ -42,7 +42,8 @@ def grammar(wanted: Mapping[str, Any] | None) -> str | None:
 
 
 def _of_schema(schema: Mapping[str, Any]) -> str:
-    return str(LLMatcher.grammar_from_json_schema(json.dumps(schema), defaults=SPACES))
+    wanted = {"x-guidance": SPACES, **schema}
+    return str(LLMatcher.grammar_from_json_schema(json.dumps(wanted)))
 
 
 def _refusal(message: str) -> PlanError:
