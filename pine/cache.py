@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kvedit.rotary import RotaryGeometry, turn
 from kvedit.spans import Span
 from pine.pages import Pages
 from pine.segments import Segments
@@ -37,27 +36,29 @@ class Layout:
         """Return the position of the first suffix token."""
         return self.prefix + sum(self.lengths)
 
-    @property
-    def documents(self) -> slice:
-        """Return the rows of the document tokens."""
-        return slice(self.prefix, self.end)
+    def frame(self, first: int, last: int) -> Tensor:
+        """Return the positions of the tokens from first to last in their own spans' frames.
 
-    def frame(self, length: int) -> Tensor:
-        """Return the position of each prompt token in its own span's frame, [length] tokens."""
-        device = self.pages.place.device
-        prefix = torch.arange(self.prefix, device=device)
-        suffix = torch.arange(self.end, length, device=device)
-        return torch.cat([prefix, self.pages.place[self.pages.slot_of], suffix])
+        returns  [last - first] tokens: prefix and suffix where they are, documents from 0 on
+        """
+        places = torch.arange(first, last, device=self.pages.place.device)
+        inside = slice(max(self.prefix - first, 0), max(self.end - first, 0))
+        count = len(places[inside])
+        begin = max(first - self.prefix, 0)
+        places[inside] = self.pages.place[self.pages.slot_of][begin : begin + count]
+        return places
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cached:
-    """What one layer keeps.
+    """What one layer keeps once it has read the documents.
 
     outside  prefix and suffix, one span: both keep their positions, so they never move apart
     raw      [batch, kv_heads, slots, dim]          document keys not rotated, for importance
     framed   [batch, kv_heads, pages, length, dim]  document keys rotated in their document's frame
     values   [batch, kv_heads, slots, dim]
+
+    Nothing but `outside` ever changes.
     """
 
     outside: Span
@@ -66,24 +67,28 @@ class Cached:
     values: Tensor
 
     @classmethod
-    def of(cls, layout: Layout, framed_key: Tensor, key: Tensor, value: Tensor) -> Cached:
-        """Cache a whole prompt: [batch, kv_heads, query, dim] each."""
-        outside, rows, pages = Span(), layout.documents, layout.pages
-        for part in (slice(0, layout.prefix), slice(layout.end, None)):
-            outside.append(framed_key[:, :, part], value[:, :, part])
-        framed = pages.lay(framed_key[:, :, rows])
-        return cls(
-            outside,
-            pages.lay(key[:, :, rows]),
-            framed.view(*framed.shape[:2], -1, pages.length, framed.shape[-1]),
-            pages.lay(value[:, :, rows]),
-        )
+    def of(
+        cls, layout: Layout, outside: Span, framed_key: Tensor, key: Tensor, value: Tensor
+    ) -> Cached:
+        """Cache the documents' tokens, [batch, kv_heads, tokens, dim] each, beside the prefix."""
+        pages = layout.pages
+        framed = pages.lay(framed_key)
+        paged = framed.view(*framed.shape[:2], -1, pages.length, framed.shape[-1])
+        return cls(outside, pages.lay(key), paged, pages.lay(value))
 
-    def append(
-        self, layout: Layout, geometry: RotaryGeometry | None, key: Tensor, value: Tensor
-    ) -> int:
-        """Add suffix tokens, [batch, kv_heads, query, dim]; return the first one's position."""
-        start = layout.end + self.outside.length - layout.prefix
-        positions = torch.arange(start, start + key.shape[2], device=key.device)
-        self.outside.append(turn(geometry, key, positions), value)
-        return start
+    def restart(self, prefix: int) -> Cached:
+        """Return the same documents after a copy of the first `prefix` tokens outside."""
+        return Cached(fork(self.outside, prefix), self.raw, self.framed, self.values)
+
+    @property
+    def size(self) -> int:
+        """Return the bytes of the documents and of what is outside."""
+        tensors = (self.raw, self.framed, self.values, self.outside.keys, self.outside.values)
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def fork(span: Span, length: int) -> Span:
+    """Return a span of its own with a copy of another one's first tokens."""
+    copy = Span()
+    copy.append(span.keys[:, :, :length], span.values[:, :, :length])
+    return copy

@@ -22,8 +22,12 @@ from torch import Tensor
 from kvedit.plain import causal
 from kvedit.reading import Layer
 from kvedit.rotary import turn
+from kvedit.shelf import Shelf
+from kvedit.spans import Span
 from pine.cache import Cached, Layout
 from pine.document_rows import document_rows, masked_attention
+from pine.explanation import Explanation
+from pine.reuse import Reuse
 from pine.segments import Segments
 from pine.suffix_rows import suffix_rows
 
@@ -32,47 +36,120 @@ class Pine:
     """The reading of one prompt whose documents are a set; made anew for each sequence.
 
     segments  in canonical order, with at least one document, none of them empty
+    shelf     where pieces of cache are shared with other prompts, or None
+    explain   whether to report how important each document was
     """
 
-    def __init__(self, segments: Segments) -> None:
+    def __init__(
+        self, segments: Segments, shelf: Shelf | None = None, *, explain: bool = False
+    ) -> None:
         self._segments = segments
+        self._reuse = Reuse(segments, shelf)
+        self._explanation = Explanation() if explain else None
         self._layout: Layout | None = None
+        self._spans: dict[int, Span] = {}
         self._cached: dict[int, Cached] = {}
+        self._borders: tuple[int, ...] | None = None
+        self._forward = (0, 0)  # tokens of the forward that runs, or ran last
+
+    def borders(self) -> tuple[int, ...]:
+        """Cut after the prefix and after the documents; begin after what is at hand."""
+        if self._borders is None:
+            self._borders = self._begin()
+        return self._borders
 
     def read(self, layer: Layer, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Read the whole prompt at the first call, further suffix tokens after (see `Reading`)."""
+        """Read a prompt, at once or cut at `borders`, and then what follows (see `Reading`)."""
         if self._layout is None:
             self._layout = Layout.of(self._segments, query.device)
-        cached = self._cached.get(layer.index)
-        if cached is None:
-            return self._prefill(layer, self._layout, query, key, value)
-        start = cached.append(self._layout, layer.geometry, key, value)
-        return suffix_rows(layer, self._layout, cached, query, start)
+        tokens = self._count(self._layout, layer.index, query.shape[2])
+        if tokens[0] < self._layout.end:
+            return self._prompt(layer, self._layout, tokens, (query, key, value))
+        positions = torch.arange(*tokens, device=query.device)
+        turned_key = turn(layer.geometry, key, positions)
+        return self._suffix(layer, self._layout, tokens[0], query, turned_key, value)
 
     def report(self) -> Mapping[str, Any]:
-        """Return the number of documents and, by canonical place, the caller's index of each."""
-        order = list(self._segments.order)
-        return {"pine": {"documents": len(order), "canonical_order": order}}
+        """Return the number of documents and, by canonical place, the caller's index of each.
 
-    def _prefill(
-        self, layer: Layer, layout: Layout, query: Tensor, key: Tensor, value: Tensor
+        With `explain` also the importance of each, in the caller's order.
+        """
+        order = list(self._segments.order)
+        note: dict[str, Any] = {"documents": len(order), "canonical_order": order}
+        if self._explanation is not None:
+            note["importance"] = self._explanation.in_order(order)
+        return {"pine": note}
+
+    def _begin(self) -> tuple[int, ...]:
+        """Take what is at hand, and return where the forwards begin after it."""
+        block = self._reuse.block()
+        prefix = self._reuse.prefix() if block is None else None
+        begin = 0
+        if block is not None:
+            self._cached, begin = block, len(self._segments.prefix) + sum(self._segments.lengths)
+            self._spans = {index: cached.outside for index, cached in block.items()}
+        elif prefix is not None:
+            self._spans, begin = prefix, len(self._segments.prefix)
+        return tuple(cut for cut in self._reuse.cuts if cut >= begin)
+
+    def _count(self, layout: Layout, index: int, new: int) -> tuple[int, int]:
+        """Return the tokens of a layer's forward, from the first to before the last.
+
+        Once a forward begins, the one before is complete in all layers and may be shared.
+        """
+        held = self._spans.setdefault(index, Span()).length
+        first = held + (layout.end - layout.prefix if index in self._cached else 0)
+        forward = (first, first + new)
+        if forward != self._forward:
+            self._reuse.keep(*self._forward, self._spans, self._cached)
+            self._forward = forward
+        return forward
+
+    def _prompt(
+        self,
+        layer: Layer,
+        layout: Layout,
+        tokens: tuple[int, int],
+        inputs: tuple[Tensor, Tensor, Tensor],
     ) -> Tensor:
-        frame = layout.frame(query.shape[2])
-        framed_query, framed_key = (turn(layer.geometry, x, frame) for x in (query, key))
-        cached = Cached.of(layout, framed_key, key, value)
-        self._cached[layer.index] = cached
-        prefix, documents = slice(0, layout.prefix), layout.documents
-        rows = [
-            masked_attention(
-                layer,
-                framed_query[:, :, prefix],
-                framed_key[:, :, prefix],
-                value[:, :, prefix],
-                causal(frame[prefix], frame[prefix]),
-            ),
-            document_rows(
-                layer, layout, cached, query[:, :, documents], framed_query[:, :, documents]
-            ),
-            suffix_rows(layer, layout, cached, query[:, :, layout.end :], layout.end),
-        ]
+        """Read tokens of which some lie before the suffix."""
+        first, last = tokens
+        if first not in (0, layout.prefix) or layout.prefix < last < layout.end:
+            raise ValueError(
+                f"a forward must begin and end where the prompt may be cut, got {first} to {last}"
+            )
+        query, key, value = inputs
+        frame = layout.frame(first, last)
+        turned = [turn(layer.geometry, x, frame) for x in (query, key)]
+        span, rows = self._spans[layer.index], []
+        prefix = slice(0, layout.prefix - first)
+        if first == 0:
+            span.append(turned[1][:, :, prefix], value[:, :, prefix])
+            seen = causal(frame[prefix], frame[prefix])
+            own = (turned[0][:, :, prefix], span.keys, span.values)
+            rows.append(masked_attention(layer, *own, seen))
+        if last >= layout.end:
+            inside = slice(layout.prefix - first, layout.end - first)
+            documents = (x[:, :, inside] for x in (turned[1], key, value))
+            cached = Cached.of(layout, span, *documents)
+            self._cached[layer.index] = cached
+            asking = (x[:, :, inside] for x in (query, turned[0]))
+            rows.append(document_rows(layer, layout, cached, *asking))
+            after = slice(layout.end - first, None)
+            suffix = (x[:, :, after] for x in (query, turned[1], value))
+            rows.append(self._suffix(layer, layout, layout.end, *suffix))
         return torch.cat(rows, 2)
+
+    def _suffix(
+        self,
+        layer: Layer,
+        layout: Layout,
+        start: int,
+        query: Tensor,
+        turned_key: Tensor,
+        value: Tensor,
+    ) -> Tensor:
+        """Read suffix tokens from position `start` on."""
+        cached = self._cached[layer.index]
+        cached.outside.append(turned_key, value)
+        return suffix_rows(layer, layout, cached, query, start, self._explanation)

@@ -11,33 +11,51 @@ from kvedit.rotary import turn
 from kvedit.state import capped, scores, weigh
 from pine.blocks import row_blocks
 from pine.cache import Cached, Layout
+from pine.explanation import Explanation
 from pine.importance import importance
 from pine.order import nearest_first, starts
 from pine.pages import hide_padding
 
 
-def suffix_rows(layer: Layer, layout: Layout, cached: Cached, query: Tensor, start: int) -> Tensor:
+def suffix_rows(
+    layer: Layer,
+    layout: Layout,
+    cached: Cached,
+    query: Tensor,
+    start: int,
+    explanation: Explanation | None = None,
+) -> Tensor:
     """Return what consecutive suffix tokens read; their keys are cached already.
 
-    query    [batch, heads, query, dim]  not rotated
-    start    position of the first one
-    returns  [batch, heads, query, dim]
+    query        [batch, heads, query, dim]  not rotated
+    start        position of the first one
+    explanation  is told of every row's importance, or None
+    returns      [batch, heads, query, dim]
     """
     turned = len(layout.pages.owner) * query.shape[-1]
     per_row = query.shape[1] * (layout.pages.slots + turned + cached.outside.length)
     blocks = [
-        _block(layer, layout, cached, query[:, :, rows], start + rows.start)
+        _block(layer, layout, cached, query[:, :, rows], start + rows.start, explanation)
         for rows in row_blocks(query.shape[2], per_row)
     ]
     return torch.cat(blocks, 2) if blocks else torch.empty_like(query)
 
 
-def _block(layer: Layer, layout: Layout, cached: Cached, query: Tensor, start: int) -> Tensor:
+def _block(
+    layer: Layer,
+    layout: Layout,
+    cached: Cached,
+    query: Tensor,
+    start: int,
+    explanation: Explanation | None,
+) -> Tensor:
     pages, outside = layout.pages, cached.outside
     positions = torch.arange(start, start + query.shape[2], device=query.device)
     product = scores(query, cached.raw, layer.scaling, layer.softcap)
-    order = nearest_first(importance(hide_padding(product, pages), pages))
-    distance = positions[:, None] - starts(order, pages.lengths, layout.end)
+    weight = importance(hide_padding(product, pages), pages)
+    if explanation is not None:
+        explanation.add(weight)
+    distance = positions[:, None] - starts(nearest_first(weight), pages.lengths, layout.end)
     near = _page_scores(layer, cached, query, pages.per_page(distance))
     turned = turn(layer.geometry, query, positions)
     far = scores(turned, outside.keys, layer.scaling, layer.softcap)
