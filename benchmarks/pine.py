@@ -1,46 +1,55 @@
-"""PINE against stock SDPA on a random 94M-parameter Llama: prefill and decode, side by side.
+"""PINE against plain attention on random Llamas: prefill, decode, memory, and the floor.
 
-Both sides run in one process through transformers' own forward, float32, 2 threads, last-token
-logits; the baseline is the stock path with the stock cache, as a request without stages runs it.
+All ways run in one process, alternately, float32, 2 threads, last-token logits: a lean hand-written
+plain loop, the stock path (transformers with SDPA and its own cache, as a request without stages
+runs it), and PINE through the door. Peak memory is that of a process that does nothing else.
 """
-
-from __future__ import annotations
 
 import sys
 
 sys.path.pop(0)  # this folder: there the script's own name would hide the package `pine`
 
+import resource
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
-from benchmarks._harness import Row, arguments, medians, show, timed
+from benchmarks._harness import Row, arguments, show, timed
+from benchmarks._lean import Lean
 from kvedit.hf import Door, open_door
 from pine.reading import Pine
 from pine.segments import Segments
 
-CASES = {"2 x 512": (2, 512), "20 x 128": (20, 128)}
+CASES = {"2 x 512": (2, 512), "20 x 128": (20, 128), "100 x 64": (100, 64), "4 x 2048": (4, 2048)}
+SHAPES = {"94M": (12, 512, 2048), "349M": (24, 1024, 4096)}  # layers, hidden, intermediate
 OUTSIDE = 32  # tokens in the prefix, and in the suffix
 DECODE = 16  # tokens per measurement
+WAYS = ("lean", "stock", "pine")
 
 
-def model() -> LlamaForCausalLM:
-    """Return the 94M-parameter shape: 12 layers, hidden 512, 8 heads, 4 KV heads."""
+def model(shape: str) -> LlamaForCausalLM:
+    """Return a random Llama with 8 query heads on 4 key-value heads of 64 (94M), or 16 on 8."""
+    layers, hidden, intermediate = SHAPES[shape]
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=32000,
-        hidden_size=512,
-        intermediate_size=2048,
-        num_hidden_layers=12,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        max_position_embeddings=8192,
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden // 64,
+        num_key_value_heads=hidden // 128,
+        max_position_embeddings=16384,
         tie_word_embeddings=False,
     )
     return LlamaForCausalLM(config).eval()
 
 
-def prompt(documents: int, length: int) -> Segments:
+def prompt(case: str) -> Segments:
     """Return random documents of equal length between a prefix and a suffix."""
+    documents, length = CASES[case]
     generator = torch.Generator().manual_seed(documents)
 
     def ids(count: int) -> tuple[int, ...]:
@@ -49,59 +58,147 @@ def prompt(documents: int, length: int) -> Segments:
     return Segments(ids(OUTSIDE), tuple(ids(length) for _ in range(documents)), ids(OUTSIDE))
 
 
-class Sides:
-    """Both ways through one prompt; each measurement returns seconds."""
+@dataclass(frozen=True)
+class Floor:
+    """What cannot be saved, by counting: operations in prefill, bytes read in decode.
 
-    def __init__(self, door: Door, segments: Segments) -> None:
-        self._door, self._segments = door, segments.canonical()
+    Plain attention is causal: half of the square. PINE's documents see each other whole, and with
+    more than two of them their importance needs one more product of queries and keys. In decode
+    PINE reads the documents' keys twice, rotated and not.
+    """
+
+    config: LlamaConfig
+    documents: int
+    length: int
+
+    @property
+    def weights(self) -> int:
+        """Return the weights of the layers: one multiplication and addition per token each."""
+        hidden, kv = self.config.hidden_size, self.config.num_key_value_heads * 64
+        per_layer = hidden * (2 * hidden + 2 * kv + 3 * self.config.intermediate_size)
+        return int(per_layer * self.config.num_hidden_layers)
+
+    def prefill(self) -> float:
+        """Return PINE's operations over plain attention's."""
+        inside, width = self.documents * self.length, self.config.hidden_size
+        tokens, layers = inside + 2 * OUTSIDE, self.config.num_hidden_layers
+        linear = 2 * self.weights * tokens
+        plain = 2 * 2 * width * tokens**2 / 2 * layers
+        # own document causal, all others whole; prefix and suffix rows as in plain
+        pairs = inside**2 - self.documents * self.length**2 / 2 + tokens**2 / 2 - inside**2 / 2
+        products = 2 * pairs + (inside**2 if self.documents > 2 else 0)
+        return (linear + 2 * width * products * layers) / (linear + plain)
+
+    def decode(self) -> float:
+        """Return the bytes that PINE reads per token over plain attention's."""
+        inside = self.documents * self.length
+        head = self.config.vocab_size * self.config.hidden_size
+        kv = self.config.num_key_value_heads * 64 * self.config.num_hidden_layers
+        plain = self.weights + head + 2 * kv * (inside + 2 * OUTSIDE)
+        return (plain + kv * inside) / plain
+
+
+class Sides:
+    """All ways through one prompt; each measurement returns seconds."""
+
+    def __init__(self, door: Door, case: str) -> None:
+        self._door, self._segments = door, prompt(case).canonical()
         self._ids = torch.tensor([self._segments.ids])
         self._token = torch.tensor([[7]])
-        self.cache, self.reading = DynamicCache(config=door.model.config), Pine(self._segments)
+        self._lean = Lean(door.model, self._ids.shape[1] + 1024)
+        self._cache, self._reading = DynamicCache(config=door.model.config), Pine(self._segments)
 
-    def stock_prefill(self) -> float:
-        self.cache = DynamicCache(config=self._door.model.config)
-        return timed(lambda: self._stock(self._ids))
+    def prefill(self, way: str) -> float:
+        """Read the prompt."""
+        self._lean.length = 0
+        self._cache = DynamicCache(config=self._door.model.config)
+        self._reading = Pine(self._segments)
+        return timed(lambda: self._step(way, self._ids))
 
-    def stock_decode(self) -> float:
-        return timed(lambda: [self._stock(self._token) for _ in range(DECODE)]) / DECODE
+    def decode(self, way: str) -> float:
+        """Read some more tokens, one by one."""
+        return timed(lambda: [self._step(way, self._token) for _ in range(DECODE)]) / DECODE
 
-    def pine_prefill(self) -> float:
-        self.reading = Pine(self._segments)
-        return timed(lambda: self._door.forward(self._ids, self.reading))
+    def both(self, way: str) -> tuple[float, float]:
+        """Read the prompt, then decode."""
+        return self.prefill(way), self.decode(way)
 
-    def pine_decode(self) -> float:
-        return timed(lambda: [self._pine_step() for _ in range(DECODE)]) / DECODE
+    def _step(self, way: str, ids: torch.Tensor) -> object:
+        steps: dict[str, Callable[[], object]] = {
+            "lean": lambda: self._lean.forward(ids),
+            "stock": lambda: self._door.model(
+                ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1
+            ),
+            "pine": lambda: self._door.forward(ids, self._reading),
+        }
+        return steps[way]()
 
-    def _pine_step(self) -> None:
-        self._door.forward(self._token, self.reading)
 
-    def _stock(self, ids: torch.Tensor) -> None:
-        self._door.model(ids, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
+def measure(door: Door, shape: str, case: str, runs: int) -> list[Row]:
+    """Return one case's figures: PINE against the lean loop and against the stock path."""
+    sides = Sides(door, case)
+    decodes: dict[str, list[float]] = {name: [] for name in WAYS}
+    prefills: dict[str, list[float]] = {name: [] for name in WAYS}
+    for turn in range(runs + 1):
+        for name in WAYS:
+            prefill, decode = sides.both(name)
+            if turn:  # the first turn warms up
+                prefills[name].append(prefill)
+                decodes[name].append(decode)
+    floor = Floor(door.model.config, *CASES[case])
+    rows = []
+    for phase, found, least in (
+        ("prefill", prefills, floor.prefill()),
+        ("decode", decodes, floor.decode()),
+    ):
+        middle = {name: sorted(values)[len(values) // 2] * 1e3 for name, values in found.items()}
+        for other in ("lean", "stock"):
+            metric = f"{phase}, PINE / {other}"
+            rows.append(Row(f"{shape} {case}", metric, middle["pine"], "ms", middle[other]))
+        rows.append(Row(f"{shape} {case}", f"{phase}, floor / lean", least, "x", 1.0))
+    return rows
+
+
+def memory(shape: str, case: str) -> list[Row]:
+    """Return each way's peak memory above the loaded model, measured in a process of its own."""
+    found = {}
+    for way in WAYS:
+        command = [sys.executable, __file__, "--peak", shape, case, way]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        found[way] = float(done.stdout)
+    return [
+        Row(f"{shape} {case}", f"peak memory, {way} / lean", found[way], "MB", found["lean"])
+        for way in ("stock", "pine")
+    ]
+
+
+def peak(shape: str, case: str, way: str) -> float:
+    """Return what this process's peak grows by while it reads a prompt and decodes, MB."""
+    door = open_door(model(shape))
+    sides = Sides(door, case)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    sides.both(way)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 
 @torch.inference_mode()
 def main() -> None:
     """Measure, print, write."""
-    options = arguments(__doc__.splitlines()[0] if __doc__ else "")
     torch.set_num_threads(2)
-    door = open_door(model())
+    if sys.argv[1:2] == ["--peak"]:
+        print(peak(*sys.argv[2:]))
+        return
+    options = arguments(__doc__.splitlines()[0] if __doc__ else "")
+    shapes = ("94M",) if options.quick else tuple(SHAPES)
+    cases = tuple(CASES)[:2] if options.quick else tuple(CASES)
     rows = []
-    for case, (documents, length) in CASES.items():
-        sides = Sides(door, prompt(documents, length))
-        ways = {
-            "stock prefill": sides.stock_prefill,
-            "stock decode": sides.stock_decode,
-            "pine prefill": sides.pine_prefill,
-            "pine decode": sides.pine_decode,
-        }
-        medians(1, ways)  # warm up
-        found = medians(2 if options.quick else 7, ways)
-        for phase in ("prefill", "decode"):
-            stock, ours = found[f"stock {phase}"], found[f"pine {phase}"]
-            rows.append(
-                Row(case, f"{phase}, PINE against stock SDPA", ours * 1e3, "ms", stock * 1e3)
-            )
-    show("PINE, 94M random Llama, float32, 2 threads", rows, options.json)
+    for shape in shapes:
+        door = open_door(model(shape))
+        for case in cases:
+            rows += measure(door, shape, case, 3 if options.quick else 5)
+        del door
+        rows += [row for case in cases for row in memory(shape, case)]
+    show("PINE, random Llamas, float32, 2 threads", rows, options.json)
 
 
 if __name__ == "__main__":
