@@ -132,9 +132,11 @@ class Ballot:
 class Job:
     """One request on its way to an engine.
 
-    prompts  the batch
-    reader   makes the reading for one prompt from its segments; None = the stock path
-    ballot   set for a judge's job until it is rendered into `prompts`
+    prompts        the batch
+    reader         makes the reading for one prompt from its segments; None = the stock path
+    ballot         set for a judge's job until it is rendered into `prompts`
+    deterministic  compute it in shapes that do not depend on what else runs: the same bits under
+                   any load, at the cost of sharing no forward with other requests
     """
 
     model: str
@@ -142,6 +144,7 @@ class Job:
     prompts: tuple[Prompt, ...] = ()
     reader: Callable[[Segments], Reading] | None = None
     ballot: Ballot | None = None
+    deterministic: bool = False
     id: str = ""
 
     def but(self, **changes: Any) -> Job:

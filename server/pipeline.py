@@ -61,7 +61,10 @@ class Plan:
 
     def wire(self) -> list[dict[str, Any]]:
         """Return the stages as they are written in a request."""
-        return [stage.model_dump(mode="json", exclude_none=True) for stage in self.stages]
+        return [
+            {"stage": stage.stage, **stage.model_dump(mode="json", exclude_defaults=True)}
+            for stage in self.stages
+        ]
 
 
 def plan(stages: object, *, engine: Engine, job: Job) -> Plan:

@@ -90,7 +90,13 @@ def _errand(service: Service, body: Asked, form: Form) -> Errand:
         model=name,
         fingerprint=fingerprint(service.engine.info),
     )
-    job = Job(model=name, sampling=body.asked(), prompts=prompts, id=head.id)
+    job = Job(
+        model=name,
+        sampling=body.asked(),
+        prompts=prompts,
+        deterministic=bool(body.deterministic),
+        id=head.id,
+    )
     return Errand(body, job, plan(stages or [], engine=service.engine, job=job), head, form)
 
 

@@ -77,6 +77,7 @@ class Generation(Body):
     repetition_penalty: float | None = Field(None, gt=0, le=10)
     logit_bias: Annotated[dict[int, Bias], BeforeValidator(_biases)] | None = None
     ignore_eos: bool | None = None
+    deterministic: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     return_tokens_as_token_ids: bool | None = None

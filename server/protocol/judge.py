@@ -62,6 +62,7 @@ class JudgeBody(Generation):
     """The body of `/v1/judge`; sampling fields are those of completions.
 
     stages          None = pine where the engine offers attention, else swap; [] = one plain call
+    deterministic   None = true: a verdict does not depend on what else the server does
     max_calls       refuse a plan that needs more calls of the engine
     min_label_mass  summed probability of the labels below which an answer counts as unparsed
     """
@@ -112,7 +113,13 @@ class JudgeBody(Generation):
             criteria=self.criteria,
             min_label_mass=0.01 if self.min_label_mass is None else self.min_label_mass,
         )
-        return Job(model=model, sampling=sampling, ballot=ballot, id=name)
+        return Job(
+            model=model,
+            sampling=sampling,
+            ballot=ballot,
+            deterministic=self.deterministic is not False,
+            id=name,
+        )
 
     def check_calls(self, plan: Plan, job: Job) -> None:
         """Refuse a plan that needs more calls than the request allows (PlanError)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -21,6 +22,8 @@ class Pine(Stage):
 
     delimiters  opening and closing text around each document in the prompt, or None if the set is
                 already marked (`documents`, or content parts with a `group`)
+    explain     whether the reply's note says how important each document was to what follows them:
+                mean attention per document token over layers, heads and tokens, positions left out
 
     Candidates are labelled on their canonical order, so one call is the same in every order. What
     is left is a bias towards a label; `swap` outside averages it out.
@@ -33,6 +36,7 @@ class Pine(Stage):
 
     stage: Literal["pine"] = "pine"
     delimiters: tuple[Delimiter, Delimiter] | None = None
+    explain: bool = False
 
     def prepare(self, job: Job) -> Job:
         """Cut the documents out at the delimiters; refuse a second set (PlanError)."""
@@ -57,7 +61,7 @@ class Pine(Stage):
         """Proceed once, read through PINE; a ballot not yet ordered gets its canonical order."""
         from pine.reading import Pine as Reading  # brings torch, which planning does without
 
-        job = self.prepare(job).but(reader=Reading)
+        job = self.prepare(job).but(reader=partial(Reading, explain=self.explain))
         if job.ballot is None:
             return await proceed(job)
         order = job.ballot.order or job.ballot.canonical()
@@ -67,9 +71,12 @@ class Pine(Stage):
 
 
 def _in_callers_order(notes: Mapping[str, Any], order: tuple[int, ...]) -> Mapping[str, Any]:
-    """Return the notes with the reading's document numbers (slots) made candidate indices."""
-    note = notes.get("pine", {})
-    if "canonical_order" not in note:
+    """Return the notes with what the reading says of slots said of candidates."""
+    if "pine" not in notes:
         return notes
-    candidates = [order[slot] for slot in note["canonical_order"]]
-    return {**notes, "pine": {**note, "canonical_order": candidates}}
+    note = dict(notes["pine"])
+    note["canonical_order"] = [order[slot] for slot in note["canonical_order"]]
+    if "importance" in note:
+        by_candidate = sorted(zip(order, note["importance"], strict=True))
+        note["importance"] = [importance for _, importance in by_candidate]
+    return {**notes, "pine": note}

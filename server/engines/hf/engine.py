@@ -69,7 +69,7 @@ class HfEngine:
         )
         # one thread: a tokenizer must not be used by two at once
         self._planning = ThreadPoolExecutor(1, thread_name_prefix="evenhand-plan")
-        self._worker = Worker(active_limit)
+        self._worker = Worker(door, active_limit)
 
     @classmethod
     def load(

@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from kvedit.hf import Door
+from kvedit.plain import Plain
 from kvedit.reading import Reading
 
 
 class Forward(Protocol):
     """The model with one sequence's memory of what it has read."""
 
-    def prefill(self, ids: Tensor, keep: int) -> Tensor:
-        """Read the prompt.
+    @property
+    def shares(self) -> bool:
+        """Return whether its next tokens may be read in one forward with other sequences'."""
+        ...
 
-        ids      [batch, query] int64
+    def borders(self) -> tuple[int, ...]:
+        """Return where the forwards of the prompt begin (see `kvedit.reading.Reading`)."""
+        ...
+
+    def read(self, ids: Tensor, keep: int) -> Tensor:
+        """Read the next piece of the prompt, or one more token.
+
+        ids      [1, query] int64
         keep     how many last positions to return logits for; 0 = all
-        returns  [batch, keep, vocab]
+        returns  [1, keep, vocab]
         """
         ...
 
-    def decode(self, token: Tensor) -> Tensor:
-        """Read one more token, [batch, 1] int64; return its logits, [batch, 1, vocab]."""
+    def reading(self) -> Reading:
+        """Return the memory as a reading, to share a forward with; from now on it stays one."""
         ...
 
     def report(self) -> Mapping[str, Any]:
@@ -41,6 +51,7 @@ class Prefill:
     """
 
     def __init__(self, model: PreTrainedModel, takers: int) -> None:
+        self.single = takers == 1
         self._model = model
         self._takers = takers
         self._read: tuple[Tensor, DynamicCache] | None = None
@@ -60,22 +71,43 @@ class Prefill:
 
 
 class Stock:
-    """The model's own forward with its own cache, exactly as `generate` calls it."""
+    """The model's own forward with its own cache, exactly as `generate` calls it.
 
-    def __init__(self, model: PreTrainedModel, prefill: Prefill) -> None:
-        self._model = model
+    A sequence that shares a forward leaves this path for the plain reading: its rotated keys are
+    those of a span that stands where it is, so nothing is computed again.
+    """
+
+    def __init__(self, door: Door, prefill: Prefill) -> None:
+        self._door = door
         self._prefill = prefill
         self._cache: DynamicCache | None = None
+        self._plain: Plain | None = None
 
-    def prefill(self, ids: Tensor, keep: int) -> Tensor:
-        """Read the prompt (see `Forward`)."""
+    @property
+    def shares(self) -> bool:
+        """Return whether the door is open; choices of one prompt share their prefill instead."""
+        return self._door.refusal is None and (self._cache is not None or self._prefill.single)
+
+    def borders(self) -> tuple[int, ...]:
+        """Return one forward of everything."""
+        return (0,)
+
+    def read(self, ids: Tensor, keep: int) -> Tensor:
+        """Read the prompt, then token by token (see `Forward`)."""
+        if self._plain is not None:
+            return self._door.forward(ids, self._plain, keep)
+        if self._cache is not None:
+            return run(self._door.model, ids, self._cache, keep)
         logits, self._cache = self._prefill.take(ids, keep)
         return logits
 
-    def decode(self, token: Tensor) -> Tensor:
-        """Read one more token (see `Forward`)."""
-        assert self._cache is not None, "decode comes after prefill"
-        return run(self._model, token, self._cache, 1)
+    def reading(self) -> Reading:
+        """Return what was read as a plain reading (see `Forward`)."""
+        if self._plain is None:
+            layers: Iterable[Any] = () if self._cache is None else self._cache.layers
+            held = {place: (layer.keys, layer.values) for place, layer in enumerate(layers)}
+            self._plain, self._cache = Plain.holding(held), None
+        return self._plain
 
     def report(self) -> Mapping[str, Any]:
         """Return nothing: the stock path has nothing to say."""
@@ -85,17 +117,23 @@ class Stock:
 class Read:
     """The model through the door, with a reading that owns the sequence's cache."""
 
+    shares = True
+
     def __init__(self, door: Door, reading: Reading) -> None:
         self._door = door
         self._reading = reading
 
-    def prefill(self, ids: Tensor, keep: int) -> Tensor:
-        """Read the prompt (see `Forward`)."""
+    def borders(self) -> tuple[int, ...]:
+        """Return where the reading wants the prompt cut."""
+        return self._reading.borders()
+
+    def read(self, ids: Tensor, keep: int) -> Tensor:
+        """Read a piece of the prompt, or one more token (see `Forward`)."""
         return self._door.forward(ids, self._reading, keep)
 
-    def decode(self, token: Tensor) -> Tensor:
-        """Read one more token (see `Forward`)."""
-        return self._door.forward(token, self._reading, 1)
+    def reading(self) -> Reading:
+        """Return the reading."""
+        return self._reading
 
     def report(self) -> Mapping[str, Any]:
         """Return what the reading says of this sequence."""
@@ -103,7 +141,7 @@ class Read:
 
 
 def run(model: PreTrainedModel, ids: Tensor, cache: DynamicCache, keep: int) -> Tensor:
-    """Run the stock forward on new tokens; `keep` as in `Forward.prefill`."""
+    """Run the stock forward on new tokens (see `Forward.read`)."""
     logits: Tensor = model(
         input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=keep
     ).logits

@@ -51,15 +51,16 @@ class Planner:
         room = self._room(encoded, job.sampling.max_tokens)
         ends = frozenset() if job.sampling.ignore_eos else self.ends
         prefill = Prefill(self.model, job.sampling.n)
+        choices = [
+            Choice(
+                first + place, place, encoded, job.sampling, room, ends, matcher, job.deterministic
+            )
+            for place, matcher in enumerate(self._matchers(job.sampling))
+        ]
         where = self.model.device
         return [
-            Sequence(
-                Choice(first + choice, choice, encoded, job.sampling, room, ends, matcher),
-                self._forward(job, encoded, prefill),
-                self.vocabulary,
-                where,
-            )
-            for choice, matcher in enumerate(self._matchers(job.sampling))
+            Sequence(choice, self._forward(job, encoded, prefill), self.vocabulary, where)
+            for choice in choices
         ]
 
     def _matchers(self, sampling: Sampling) -> list[LLMatcher | None]:
@@ -71,7 +72,7 @@ class Planner:
 
     def _forward(self, job: Job, encoded: Encoded, prefill: Prefill) -> Forward:
         if job.reader is None or encoded.segments is None:
-            return Stock(self.model, prefill)
+            return Stock(self.door, prefill)
         return Read(self.door, job.reader(encoded.segments))
 
     def _room(self, encoded: Encoded, asked: int | None) -> int:

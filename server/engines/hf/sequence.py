@@ -1,14 +1,20 @@
-"""One choice on its way: one call of `step` is one forward of the model and one token."""
+"""One choice on its way: one step is one forward of the model, and a token once the prompt is read.
+
+A step is either `step`, alone, or somebody else's forward of `pending` and then `take`.
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
 from llguidance import LLMatcher
 from torch import Tensor
 
+from kvedit.reading import Reading
 from server.engines.hf.forward import Forward
 from server.engines.hf.prompts import Encoded
 from server.engines.hf.sampling import Sampler
@@ -22,11 +28,12 @@ from server.job import Chunk, FinishReason, Sampling, Scored, Usage
 class Choice:
     """What was asked of one sequence.
 
-    index   place in the reply, prompt * n + choice
-    choice  place among the choices of its prompt
-    room    new tokens at most
-    ends    ids that end the answer
-    matcher of the grammar that the answer must follow, or None
+    index          place in the reply, prompt * n + choice
+    choice         place among the choices of its prompt
+    room           new tokens at most
+    ends           ids that end the answer
+    matcher        of the grammar that the answer must follow, or None
+    deterministic  whether it runs in forwards of its own, so that no other request changes a bit
     """
 
     index: int
@@ -36,6 +43,7 @@ class Choice:
     room: int
     ends: frozenset[int]
     matcher: LLMatcher | None = None
+    deterministic: bool = False
 
 
 class Sequence:
@@ -52,40 +60,81 @@ class Sequence:
         self._scorer = Scorer(vocabulary)
         self._text = TextStream(choice.sampling.stop)
         self._sampler: Sampler | None = None
-        self._last: Tensor | None = None
         self._opening: dict[str, Any] = {}
         self._tokens: list[Scored] = []
         self._count = 0
+        self._cached = 0
+        self._begun = False
+        self._pieces: deque[Tensor] = deque()
+
+    @property
+    def shares(self) -> bool:
+        """Return whether its next step may be taken in one forward with other sequences."""
+        return not self._choice.deterministic and self._keep == 1 and self._forward.shares
+
+    @property
+    def pending(self) -> Tensor:
+        """Return what it reads next, [1, query] int64: a piece of the prompt, or one token."""
+        return self._pieces[0]
+
+    def begin(self) -> None:
+        """Cut the prompt where its reading says, once; what is cached already is left out."""
+        if self._begun:
+            return
+        self._begun = True
+        ids, borders = self._choice.prompt.ids, self._forward.borders()
+        self._cached = borders[0]
+        self._pieces += [
+            torch.tensor([ids[start:end]], device=self._device)
+            for start, end in pairwise((*borders, len(ids)))
+        ]
+
+    def reading(self) -> Reading:
+        """Return the reading that can read `pending` in a forward with other sequences."""
+        return self._forward.reading()
 
     def step(self) -> Chunk | None:
-        """Run the model once; return what can be said now, if anything can."""
-        row = self._prefill() if self._last is None else self._decode(self._last)
+        """Run the model once, alone; return what can be said now, if anything can."""
+        self.begin()
+        return self.take(self._forward.read(self.pending, self._keep))
+
+    def take(self, logits: Tensor) -> Chunk | None:
+        """Go on after `pending` was read; return as `step`.
+
+        logits  [1, keep, vocab] of its last position, or of all that are to be scored
+        """
+        self._pieces.popleft()
+        if self._pieces:
+            return None
+        row = logits[:, -1].float()
+        if self._sampler is None:
+            self._sampler = self._open(logits, row)
         if self._choice.room == 0:
             return self._finish("length")
-        if self._sampler is None:
-            self._sampler = self._new_sampler(row.shape[-1])
-        self._last = self._sampler.pick(row)
-        token_id = int(self._last)
+        token = self._sampler.pick(row)
+        self._pieces.append(token)
+        token_id = int(token)
         self._count += 1
         self._tokens.append(self._score(row, token_id))
         return self._say(token_id)
 
-    def _prefill(self) -> Tensor:
-        """Read the prompt; return the logits of its last position, [1, vocab] float32."""
-        choice, wanted = self._choice, self._choice.sampling
-        scored = wanted.echo and wanted.logprobs is not None
-        ids = torch.tensor([choice.prompt.ids], device=self._device)
-        logits = self._forward.prefill(ids, 0 if scored else 1)
+    @property
+    def _keep(self) -> int:
+        """Return how many last positions' logits are needed; 0 = all, to score the prompt."""
+        wanted = self._choice.sampling
+        scored = self._sampler is None and wanted.echo and wanted.logprobs is not None
+        return 0 if scored else 1
+
+    def _open(self, logits: Tensor, row: Tensor) -> Sampler:
+        """Write down what the first chunk says of the prompt; return the answer's sampler."""
+        wanted = self._choice.sampling
         if wanted.echo:
-            self._opening["prompt_text"] = choice.prompt.text
+            scored = wanted.logprobs is not None
+            self._opening["prompt_text"] = self._choice.prompt.text
             self._opening["prompt_tokens"] = self._score_prompt(logits[0] if scored else None)
-        row = logits[:, -1].float()
         if wanted.labels:
             self._opening["labels"] = self._scorer.labels(row[0], wanted.labels)
-        return row
-
-    def _decode(self, last: Tensor) -> Tensor:
-        return self._forward.decode(last)[:, -1].float()
+        return self._new_sampler(row.shape[-1])
 
     def _new_sampler(self, vocabulary: int) -> Sampler:
         choice = self._choice
@@ -136,6 +185,7 @@ class Sequence:
         tokens, self._tokens = tuple(self._tokens), []
         opening, self._opening = self._opening, {}
         choice = self._choice
-        prompt = len(choice.prompt.ids) if choice.choice == 0 else 0  # counted once per prompt
-        usage = Usage(prompt_tokens=prompt, completion_tokens=self._count)
+        usage = Usage(completion_tokens=self._count)
+        if choice.choice == 0:  # the prompt is counted once
+            usage += Usage(prompt_tokens=len(choice.prompt.ids), cached_tokens=self._cached)
         return Chunk(choice.index, text, tokens, usage=usage, **opening, **last)

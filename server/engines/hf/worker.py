@@ -5,14 +5,21 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
 from queue import SimpleQueue
 
 import torch
 
+from kvedit.hf import Door
+from server.engines.hf.batch import read
 from server.engines.hf.sequence import Sequence
 from server.engines.hf.stream import Channel
 from server.errors import EngineError
+from server.job import Chunk
+
+PROMPT_TOKENS = 512  # of prompts in one shared forward; a longer piece has work enough of its own
 
 log = logging.getLogger(__name__)
 
@@ -26,18 +33,50 @@ class Ticket:
         self.channel = channel
 
 
-class Worker:
-    """Runs sequences step by step, in turn.
+@dataclass(frozen=True, slots=True, eq=False)
+class Turn:
+    """A running sequence of a request."""
 
+    ticket: Ticket
+    sequence: Sequence
+
+    @property
+    def over(self) -> bool:
+        """Return whether there is no next step."""
+        return self.sequence.done or self.ticket.channel.cancelled
+
+    def attempt(self, step: Callable[[], Chunk | None]) -> None:
+        """Take a step unless it is over, and send what it says; an error ends this request."""
+        try:
+            chunk = None if self.over else step()
+        except Exception as error:
+            self.fail(error)
+        else:
+            if chunk is not None:
+                self.ticket.channel.send(chunk)
+
+    def fail(self, error: Exception) -> None:
+        """Tell the caller that the request has failed; its other choices stop too."""
+        log.error("a sequence failed", exc_info=error)
+        self.ticket.channel.send(_failed(error))
+        self.ticket.channel.cancelled = True
+
+
+class Worker:
+    """Runs sequences step by step, in turn; those that can share a forward take theirs together.
+
+    door   of the model
     limit  sequences that run at once; the others wait in the order they came, but each request
            always has one running, so that a large batch keeps nobody out
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, door: Door, limit: int) -> None:
+        self._door = door
         self._limit = limit
+        self._running = 0
         self._inbox: SimpleQueue[Ticket | None] = SimpleQueue()
         self._tickets: list[Ticket] = []
-        self._turns: deque[tuple[Ticket, Sequence]] = deque()
+        self._turns: deque[Turn] = deque()
         self._closing = False
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="evenhand-hf", daemon=True)
@@ -78,49 +117,68 @@ class Worker:
 
     def _receive(self) -> None:
         """Take in what has come; wait for something while there is nothing to do."""
-        while not self._inbox.empty() or not (self._turns or self._closing):
+        while not self._inbox.empty() or not (self._running or self._closing):
             ticket = self._inbox.get()
             if ticket is not None:
                 self._tickets.append(ticket)
                 self._admit()
 
     def _turn(self) -> None:
-        """Give the first sequence its step; who came meanwhile goes before its next one."""
-        ticket, sequence = self._turns[0]
-        going = self._step(ticket, sequence)
-        self._receive()
-        self._turns.popleft()
-        if going:
-            self._turns.append((ticket, sequence))
-        else:
-            self._leave(ticket)
+        """Give the first sequence its step, and those that fit into its forward theirs."""
+        members = self._company()
+        self._step([turn for turn in members if not turn.over])
+        self._turns = deque(turn for turn in self._turns if turn not in members)
+        self._receive()  # who came meanwhile goes before the members' next step
+        for turn in members:
+            self._leave(turn.ticket) if turn.over else self._turns.append(turn)
+
+    def _company(self) -> list[Turn]:
+        """Return the first turn, and those behind it that can share its forward.
+
+        Single tokens always fit in; pieces of prompts as long as they are short together.
+        """
+        members: list[Turn] = []
+        alone, room = not self._turns[0].sequence.shares, PROMPT_TOKENS
+        for turn in self._turns:
+            if members and (alone or not turn.sequence.shares):
+                continue
+            turn.attempt(turn.sequence.begin)
+            length = 1 if turn.over else turn.sequence.pending.shape[1]
+            if not members or length == 1 or length <= room:
+                members.append(turn)
+                room -= length
+        return members
+
+    def _step(self, turns: list[Turn]) -> None:
+        """Run the model once, and let each sequence go on from what it gave."""
+        if len(turns) < 2:
+            for turn in turns:
+                turn.attempt(turn.sequence.step)
+            return
+        try:
+            rows = read(self._door, [turn.sequence for turn in turns])
+        except Exception as error:  # of none of them in particular; their caches are half written
+            for turn in turns:
+                turn.fail(error)
+            return
+        for place, turn in enumerate(turns):
+            if place in rows.failed:
+                turn.fail(rows.failed[place])
+            else:
+                turn.attempt(partial(turn.sequence.take, rows.logits[place, None]))
 
     def _admit(self) -> None:
         """Let waiting sequences run, oldest request first."""
         for ticket in self._tickets:
-            while ticket.waiting and (not ticket.running or len(self._turns) < self._limit):
-                self._turns.append((ticket, ticket.waiting.popleft()))
+            while ticket.waiting and (not ticket.running or self._running < self._limit):
+                self._turns.append(Turn(ticket, ticket.waiting.popleft()))
                 ticket.running += 1
-
-    def _step(self, ticket: Ticket, sequence: Sequence) -> bool:
-        """Run one step unless nobody listens any more; return whether there are more to come."""
-        channel = ticket.channel
-        if channel.cancelled:
-            return False
-        try:
-            chunk = sequence.step()
-        except Exception as error:
-            log.exception("a sequence failed")
-            channel.send(_failed(error))
-            channel.cancelled = True  # its other choices stop too
-            return False
-        if chunk is not None:
-            channel.send(chunk)
-        return not sequence.done
+                self._running += 1
 
     def _leave(self, ticket: Ticket) -> None:
         """Give a sequence's place to the next."""
         ticket.running -= 1
+        self._running -= 1
         if ticket.channel.cancelled:
             ticket.waiting.clear()
         if not ticket.running and not ticket.waiting:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pine.reading import Pine as Reading
+from pine.segments import Segments
 from server.errors import PlanError
 from server.job import Ballot, Candidate, ChatPrompt, Job, Message, Part, Reply, Sampling
 from server.stages.pine import Pine
@@ -32,11 +33,26 @@ async def run(stage: Pine, job: Job) -> Job:
     return only
 
 
+def reading_of(job: Job) -> Reading:
+    """Return the reading that the job asks for, of two documents out of canonical order."""
+    assert job.reader is not None
+    reading = job.reader(Segments((1,), ((3,), (2,)), (4,)).canonical())
+    assert isinstance(reading, Reading)
+    return reading
+
+
 async def test_documents_are_read_through_pine() -> None:
     job = asked(Part("one", "documents"), Part("two", "documents"), Part("Why?"))
     passed = await run(Pine(), job)
-    assert passed.reader is Reading
+    assert reading_of(passed).report()["pine"]["canonical_order"] == [1, 0]
     assert passed.prompts == job.prompts
+
+
+async def test_an_explanation_is_made_if_asked_for() -> None:
+    job = asked(Part("one", "documents"), Part("Why?"))
+    for explain in (False, True):
+        note = reading_of(await run(Pine(explain=explain), job)).report()["pine"]
+        assert ("importance" in note) == explain
 
 
 async def test_candidates_become_a_set_in_canonical_order() -> None:
@@ -45,7 +61,7 @@ async def test_candidates_become_a_set_in_canonical_order() -> None:
         assert passed.ballot is not None and passed.ballot.order is not None
         assert passed.ballot.as_documents
         assert [texts[index] for index in passed.ballot.order] == ["a", "b", "c"]
-        assert passed.reader is Reading
+        assert isinstance(reading_of(passed), Reading)
 
 
 async def test_an_order_fixed_outside_is_kept() -> None:
@@ -61,10 +77,12 @@ async def test_delimiters_cut_the_documents_out() -> None:
 
 async def test_the_readings_places_are_told_as_candidates() -> None:
     async def proceed(job: Job) -> Reply:
-        return Reply(notes={"pine": {"documents": 3, "canonical_order": [2, 0, 1]}, "else": 1})
+        told = {"documents": 3, "canonical_order": [2, 0, 1], "importance": [0.1, 0.2, 0.3]}
+        return Reply(notes={"pine": told, "else": 1})
 
     reply = await Pine().run(judged("c", "a", "b"), proceed)  # slots show a, b, c = 1, 2, 0
-    assert reply.notes == {"pine": {"documents": 3, "canonical_order": [0, 1, 2]}, "else": 1}
+    told = {"documents": 3, "canonical_order": [0, 1, 2], "importance": [0.3, 0.1, 0.2]}
+    assert reply.notes == {"pine": told, "else": 1}
 
 
 def test_two_sets_are_refused() -> None:
