@@ -19,10 +19,13 @@ from torch import Tensor
 from kvedit.plain import causal
 from kvedit.reading import Layer
 from kvedit.rotary import RotaryGeometry, turn
-from kvedit.state import attend
+from kvedit.state import attend, scores
 
-ROUNDINGS = 32  # allowed error, in units of the dtype's rounding, relative to the greatest entry
-LOGIT_ROUNDINGS = 256  # likewise for logits, which have gone through all layers,
+# allowed errors, in units of the dtype's rounding
+ROUNDINGS = 32  # of attention, relative to the greatest entry; more where scores are large
+TURN_ROUNDINGS = 5  # of queries and keys, relative to the greatest entry of the same dimension,
+LOGIT_ROUNDINGS = 256  # of logits, which have gone through all layers,
+NUDGES = 32  # or as many times what a nudge of the embeddings by one rounding does to them,
 LOGIT_ERROR = 0.125  # but never more than this share of the greatest logit
 
 
@@ -36,12 +39,14 @@ class Seen:
 
     query, output  [batch, heads, query, dim]
     key, value     [batch, kv_heads, query, dim]
+    visible        [batch, 1, query, query] bool, as the model gave it; None = causal
     """
 
     query: Tensor
     key: Tensor
     value: Tensor
     output: Tensor
+    visible: Tensor | None
     window: int | None
 
 
@@ -91,7 +96,7 @@ class Measuring:
             visible=causal(self._positions, self._positions),
             softcap=layer.softcap,
         )
-        if error(state.output, stock.output) > ROUNDINGS * rounding(query.dtype):
+        if error(state.output, stock.output) > ROUNDINGS * _score_rounding(layer, stock):
             raise RefusedError(f"layer {layer.index} is not plain softmax attention")
         self.found[layer.index] = self._geometry(layer.index, stock, query, key)
         return stock.output
@@ -103,24 +108,30 @@ class Measuring:
     def _geometry(
         self, index: int, stock: Seen, query: Tensor, key: Tensor
     ) -> RotaryGeometry | None:
-        allowed = ROUNDINGS * rounding(query.dtype)
+        allowed = TURN_ROUNDINGS * rounding(query.dtype)
         least = torch.inf
         for candidate in self._candidates:
             pairs = ((query, stock.query), (key, stock.key))
-            worst = max(error(turn(candidate, raw, self._positions), to) for raw, to in pairs)
+            turned = ((turn(candidate, raw, self._positions), raw, to) for raw, to in pairs)
+            worst = max(turn_error(*each) for each in turned)
             if worst <= allowed:
                 return candidate
             least = min(least, worst)
         raise RefusedError(
             f"no rotary layout reproduces the queries and keys of layer {index} "
-            f"(the best one is off by {least:.1g} of the greatest entry)"
+            f"(the best one is off by {least:.1g} of a dimension's greatest entry)"
         )
 
 
-def compare(what: str, logits: Tensor, expected: Tensor) -> None:
-    """Raise `RefusedError` unless logits agree to rounding."""
-    off = error(logits, expected)
-    if not off <= min(LOGIT_ROUNDINGS * rounding(logits.dtype), LOGIT_ERROR):
+def compare(what: str, logits: Tensor, expected: Tensor, nudged: Tensor) -> None:
+    """Raise `RefusedError` unless logits agree to rounding.
+
+    nudged  the expected logits after a nudge of the embeddings by one rounding: trained models have
+            scores in the thousands, whose rounding is seen in the logits
+    """
+    off, noise = error(logits, expected), error(nudged, expected)
+    allowed = max(LOGIT_ROUNDINGS * rounding(logits.dtype), NUDGES * noise)
+    if not off <= min(allowed, LOGIT_ERROR):
         raise RefusedError(f"{what} is off by {off:.1g} of the model's greatest logit")
 
 
@@ -128,6 +139,18 @@ def error(found: Tensor, expected: Tensor) -> float:
     """Return the greatest difference relative to the greatest expected entry."""
     exact = expected.double()
     return float((found.double() - exact).abs().max() / exact.abs().max().clamp_min(1e-30))
+
+
+def turn_error(turned: Tensor, raw: Tensor, expected: Tensor) -> float:
+    """Return the greatest difference relative to the greatest entry of its head and dimension.
+
+    turned, raw, expected  [batch, heads, query, dim]
+
+    Trained keys have dimensions a hundred times the others, where a fault in all others would hide.
+    """
+    off = (turned.double() - expected.double()).abs().amax(-2)
+    scale = torch.maximum(raw.double().abs(), expected.double().abs()).amax(-2)
+    return float((off / scale.clamp_min(1e-30)).max())
 
 
 def rounding(dtype: torch.dtype) -> float:
@@ -144,3 +167,10 @@ def spread_positions(count: int, limit: int, device: torch.device) -> Tensor:
     """
     last = max(limit - 1, count - 1)
     return torch.linspace(0, last, count, dtype=torch.float64, device=device).round().long()
+
+
+def _score_rounding(layer: Layer, stock: Seen) -> float:
+    """Return the rounding of attention's output: that of its dtype, and of its float32 scores."""
+    product = scores(stock.query, stock.key, layer.scaling, layer.softcap)
+    greatest = float(product.abs().max())
+    return rounding(stock.query.dtype) + greatest * torch.finfo(torch.float32).eps

@@ -8,7 +8,7 @@ is an argument of the call; nothing of the model changes between requests.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +18,24 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from kvedit.gate import Measuring, RefusedError, Seen, Watch, compare, spread_positions
+from kvedit.gate import (
+    LOGIT_ERROR,
+    NUDGES,
+    Measuring,
+    RefusedError,
+    Seen,
+    Watch,
+    compare,
+    error,
+    spread_positions,
+)
 from kvedit.plain import Plain, causal
 from kvedit.reading import Layer, Reading
 from kvedit.rotary import Layout, RotaryGeometry
 from kvedit.state import attend
 
 NAME = "evenhand"
+GATE = "evenhand-gate"  # the same attention with masks that say what is seen from far away
 LAYOUTS: tuple[Layout, ...] = ("half", "interleaved")
 # rope types whose frequencies change with the length of the text: a cached key would be wrong later
 CHANGING = frozenset({"dynamic", "longrope"})
@@ -44,11 +55,11 @@ class Door:
     geometries: tuple[RotaryGeometry | None, ...]
     refusal: str | None
 
-    def forward(self, ids: Tensor, reading: Reading, keep: int = 1) -> Tensor:
+    def forward(self, ids: Tensor, reading: Reading, keep: int | Tensor = 1) -> Tensor:
         """Run the model with a reading.
 
         ids      [batch, query] int64  the whole prompt first, then what follows
-        keep     how many last positions to return logits for; 0 = all
+        keep     how many last positions to return logits for, or their indices; 0 = all
         returns  [batch, keep, vocab]
         """
         assert self.refusal is None, self.refusal
@@ -99,7 +110,8 @@ def _attention(
         else:
             output = _capped_attention(query, key, value, attention_mask, factor, softcap)
         if watch is not None:
-            watch.see(index, Seen(query, key, value, output.transpose(1, 2), sliding_window))
+            seen = output.transpose(1, 2)
+            watch.see(index, Seen(query, key, value, seen, attention_mask, sliding_window))
         return output, None
     geometry = geometries[index] if geometries else None
     read = reading.read(Layer(index, geometry, factor, softcap), query, key, value)
@@ -122,7 +134,7 @@ def _forward(
     geometries: tuple[RotaryGeometry | None, ...],
     ids: Tensor,
     reading: Reading,
-    keep: int,
+    keep: int | Tensor,
 ) -> Tensor:
     logits: Tensor = model(
         input_ids=ids,
@@ -149,11 +161,7 @@ def _measure(model: PreTrainedModel) -> tuple[RotaryGeometry | None, ...]:
         raise RefusedError("it has no rotary positions")
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(config.vocab_size, (1, GATE_TOKENS), generator=generator).to(model.device)
-    # eager attention is the formula as the model's authors wrote it
-    model.set_attn_implementation("eager")
-    written = model(input_ids=ids, use_cache=False).logits
-    model.set_attn_implementation(NAME)
-    compare("attention through the door", model(input_ids=ids, use_cache=False).logits, written)
+    written, nudged = _written(model, ids)
     watched = _watched(model, ids, config.max_position_embeddings)
     missing = set(range(config.num_hidden_layers)) - set(watched.layers)
     if missing:
@@ -164,9 +172,44 @@ def _measure(model: PreTrainedModel) -> tuple[RotaryGeometry | None, ...]:
     geometries = tuple(measuring.found[index] for index in range(config.num_hidden_layers))
     if not any(geometries):
         raise RefusedError("no layer has rotary positions")
-    _refuse_windows(watched, config.max_position_embeddings)
-    compare("the plain reading", _plain_logits(model, geometries, ids), written)
+    _refuse_windows(model, ids, config.max_position_embeddings)
+    compare("the plain reading", _plain_logits(model, geometries, ids), written, nudged)
     return geometries
+
+
+def _written(model: PreTrainedModel, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Return logits as the model's authors meant them, and again nudged, or refuse the door's own.
+
+    Eager attention is the formula as written, but rounds scores to the dtype: where that alone is
+    seen in the logits, a model that transformers runs on SDPA is taken as SDPA has it.
+    """
+    model.set_attn_implementation("eager")
+    written, nudged = model(input_ids=ids, use_cache=False).logits, _nudged_logits(model, ids)
+    model.set_attn_implementation(NAME)
+    stock = model(input_ids=ids, use_cache=False).logits
+    try:
+        compare("attention through the door", stock, written, nudged)
+    except RefusedError:
+        if not model._supports_sdpa or error(nudged, written) * NUDGES < LOGIT_ERROR:
+            raise
+        return stock, _nudged_logits(model, ids)
+    return written, nudged
+
+
+def _nudged_logits(model: PreTrainedModel, ids: Tensor) -> Tensor:
+    """Return the logits after every other dimension of the embeddings moved by one rounding."""
+
+    def nudge(module: nn.Module, arguments: object, embeddings: Tensor) -> Tensor:
+        size = torch.finfo(embeddings.dtype).eps
+        up = torch.arange(embeddings.shape[-1], device=embeddings.device) % 2
+        return embeddings * (1 + size * up.to(embeddings.dtype))
+
+    hook = model.get_input_embeddings().register_forward_hook(nudge)
+    try:
+        logits: Tensor = model(input_ids=ids, use_cache=False).logits
+    finally:
+        hook.remove()
+    return logits
 
 
 def _types(rope: Mapping[str, Any]) -> set[str]:
@@ -200,12 +243,32 @@ def _candidates(model: PreTrainedModel) -> list[RotaryGeometry]:
     return [RotaryGeometry(buffer.float(), layout) for buffer in found for layout in LAYOUTS]
 
 
-def _refuse_windows(watched: Watch, limit: int) -> None:
-    """Refuse layers that see only a window: documents cannot be read as a set through one."""
-    windows = {i: seen.window for i, seen in watched.layers.items() if seen.window is not None}
-    narrow = [index for index, window in windows.items() if window < limit]
+def _refuse_windows(model: PreTrainedModel, ids: Tensor, limit: int) -> None:
+    """Refuse layers that see only a part of the text: a set cannot be read through a window.
+
+    The model builds its masks for two tokens, which stand for the first and the last of its range.
+    """
+    ends = torch.tensor([0, max(limit - 1, 1)], device=ids.device)
+
+    def between_ends(*, mask_function: Callable[..., Tensor], **rest: Any) -> Tensor:
+        return mask_function(0, 0, ends[:, None], ends[None]).expand(1, 1, 2, 2)
+
+    AttentionInterface.register(GATE, _attention)
+    AttentionMaskInterface.register(GATE, between_ends)
+    model.set_attn_implementation(GATE)
+    watch = Watch()
+    model(input_ids=ids[:, :2], use_cache=False, watch=watch)
+    model.set_attn_implementation(NAME)
+    narrow = {
+        index: seen.window
+        for index, seen in sorted(watch.layers.items())
+        if (seen.visible is not None and not seen.visible[0, 0, 1, 0])
+        or (seen.window is not None and seen.window < limit)
+    }
     if narrow:
-        raise RefusedError(f"layers {narrow} see only the last {windows[narrow[0]]} tokens")
+        window = next(iter(narrow.values()))
+        part = "a part of the text" if window is None else f"the last {window} tokens"
+        raise RefusedError(f"layers {list(narrow)} see only {part}")
 
 
 def _plain_logits(

@@ -20,6 +20,18 @@ class Plain:
     def __init__(self) -> None:
         self._spans: dict[int, Span] = {}
 
+    @classmethod
+    def holding(cls, layers: Mapping[int, tuple[Tensor, Tensor]]) -> Plain:
+        """Return a reading that has read some tokens already.
+
+        layers  by layer, keys rotated for their positions and values, [batch, kv_heads, kv, dim]
+        """
+        reading = cls()
+        for index, (key, value) in layers.items():
+            reading._spans[index] = span = Span()
+            span.append(key, value)
+        return reading
+
     def borders(self) -> tuple[int, ...]:
         """Return one forward of everything."""
         return (0,)

@@ -6,11 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from oracles import PineOracle, Rotary
+from oracles import OracleReading
 from transformers import AutoModelForCausalLM
 
 from kvedit.hf import Door, open_door
-from kvedit.reading import Layer
 from pine import document_rows, order, suffix_rows
 from pine.reading import Pine
 from pine.segments import Segments
@@ -113,23 +112,6 @@ def test_importance_and_orders(family: str, prompt: str, monkeypatch: pytest.Mon
             weight[0, :, 0], expected["score_decode"][step, layer], rtol=1e-3
         )
     assert len(steps) == 15 * layers
-
-
-class OracleReading:
-    """The float64 oracle behind the same door: recomputes everything from what it has seen."""
-
-    def __init__(self, segments: Segments) -> None:
-        self.segments = segments
-
-    def read(self, layer: Layer, query, key, value) -> torch.Tensor:
-        assert layer.geometry is not None
-        rotary = Rotary(layer.geometry.inv_freq, layer.geometry.layout)
-        lengths = list(self.segments.lengths)
-        oracle = PineOracle(len(self.segments.prefix), lengths, rotary, layer.scaling)
-        return oracle.attention(query[0], key[0], value[0])[None]
-
-    def report(self) -> dict[str, object]:
-        return {}
 
 
 @torch.inference_mode()
