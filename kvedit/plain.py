@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 from kvedit.reading import Layer
-from kvedit.rotary import turn
 from kvedit.spans import Span
 from kvedit.state import attend
 
@@ -41,17 +41,33 @@ class Plain:
         span = self._spans.setdefault(layer.index, Span())
         start, new = span.length, query.shape[2]
         positions = torch.arange(start, start + new, device=query.device)
-        span.append(turn(layer.geometry, key, positions), value)
-        visible = causal(positions, torch.arange(start + new, device=query.device))
-        turned = turn(layer.geometry, query, positions)
-        state = attend(
-            turned, span.keys, span.values, layer.scaling, visible=visible, softcap=layer.softcap
-        )
-        return state.output.to(query.dtype)
+        if layer.geometry is not None:
+            phases = layer.geometry.phases(positions)
+            query, key = (layer.geometry.rotate(each, phases) for each in (query, key))
+        span.append(key, value)
+        kv = torch.arange(span.length, device=query.device)
+        visible = causal(positions, kv) if new > 1 else None  # one token sees everything
+        return masked_attention(layer, query, span.keys, span.values, visible)
 
     def report(self) -> Mapping[str, Any]:
         """Return nothing: the plain reading has nothing to say."""
         return {}
+
+
+def masked_attention(
+    layer: Layer, query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None
+) -> Tensor:
+    """Return what turned queries read from keys in one frame, by SDPA unless scores are capped.
+
+    visible  bool, broadcast to [batch, heads, query, kv]; None = everything
+    """
+    if layer.softcap is not None:
+        state = attend(query, key, value, layer.scaling, visible=visible, softcap=layer.softcap)
+        return state.output.to(query.dtype)
+    grouped = query.shape[1] != key.shape[1]
+    return scaled_dot_product_attention(
+        query, key, value, attn_mask=visible, scale=layer.scaling, enable_gqa=grouped
+    )
 
 
 def causal(query: Tensor, kv: Tensor) -> Tensor:

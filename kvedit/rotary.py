@@ -56,16 +56,16 @@ class RotaryGeometry:
             first, second = turning[..., :half], turning[..., half:]
         else:
             first, second = turning[..., 0::2], turning[..., 1::2]
-        shape = torch.broadcast_shapes(vectors.shape[:-1], cos.shape[:-1])  # type: ignore[no-untyped-call]
-        turned = vectors.new_empty((*shape, vectors.shape[-1]), dtype=cos.dtype)
+        # out of place: fewer and cheaper calls than into views of one buffer, which decoding feels
+        low = (first * cos).addcmul_(second, sin, value=-1)
+        high = (second * cos).addcmul_(first, sin)
         if self.layout == "half":
-            low, high = turned[..., :half], turned[..., half : 2 * half]
+            turned = torch.cat((low, high), -1)
         else:
-            low, high = turned[..., 0 : 2 * half : 2], turned[..., 1 : 2 * half : 2]
-        torch.mul(first, cos, out=low).addcmul_(second, sin, value=-1)
-        torch.mul(second, cos, out=high).addcmul_(first, sin)
+            turned = torch.stack((low, high), -1).flatten(-2)
         if vectors.shape[-1] > 2 * half:
-            turned[..., 2 * half :] = vectors[..., 2 * half :]
+            rest = vectors[..., 2 * half :].to(cos.dtype)
+            turned = torch.cat((turned, rest.expand(*turned.shape[:-1], -1)), -1)
         return turned.to(vectors.dtype)
 
     def turn(self, vectors: Tensor, positions: Tensor) -> Tensor:

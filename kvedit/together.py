@@ -35,7 +35,7 @@ class Together:
     def read(self, layer: Layer, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Let every reading read its own tokens (see `kvedit.reading.Reading`); batch is 1."""
         output = torch.empty_like(query)
-        split = (tensor.split(self._lengths, 2) for tensor in (output, query, key, value))
+        split = (x.split_with_sizes(self._lengths, 2) for x in (output, query, key, value))
         for place, (own, *piece) in enumerate(zip(*split, strict=True)):
             if place not in self.failed:
                 try:

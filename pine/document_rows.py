@@ -12,12 +12,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
-from kvedit.plain import causal
+from kvedit.plain import causal, masked_attention
 from kvedit.reading import Layer
 from kvedit.rotary import turn
-from kvedit.state import attend, scores
+from kvedit.state import scores
 from pine.blocks import row_blocks
 from pine.cache import Cached, Layout
 from pine.importance import importance_to_document
@@ -108,19 +107,6 @@ def document_rows(
         read = read.view(batch, -1, heads, read.shape[-2], dim).transpose(1, 2)
         output[:, :, group.tokens] = group.scatter(read)
     return output
-
-
-def masked_attention(
-    layer: Layer, query: Tensor, key: Tensor, value: Tensor, visible: Tensor
-) -> Tensor:
-    """Return the output of masked attention, by SDPA where the scores are not capped."""
-    if layer.softcap is not None:
-        state = attend(query, key, value, layer.scaling, visible=visible, softcap=layer.softcap)
-        return state.output.to(query.dtype)
-    grouped = query.shape[1] != key.shape[1]
-    return scaled_dot_product_attention(
-        query, key, value, attn_mask=visible, scale=layer.scaling, enable_gqa=grouped
-    )
 
 
 def _appearance(

@@ -19,13 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kvedit.plain import causal
+from kvedit.plain import causal, masked_attention
 from kvedit.reading import Layer
 from kvedit.rotary import turn
 from kvedit.shelf import Shelf
 from kvedit.spans import Span
 from pine.cache import Cached, Layout
-from pine.document_rows import document_rows, masked_attention
+from pine.document_rows import document_rows
 from pine.explanation import Explanation
 from pine.reuse import Reuse
 from pine.segments import Segments

@@ -46,6 +46,9 @@ def serve(
     ] = None,
     threads: Annotated[int | None, typer.Option(help="of the model's worker")] = None,
     max_model_len: Annotated[int | None, typer.Option(help="context, tokens")] = None,
+    reuse_bytes: Annotated[
+        int | None, typer.Option(help="Cache kept of prefixes and document sets, bytes.")
+    ] = None,
     queue_limit: Annotated[
         int | None, typer.Option(help="requests answered at once  [default: 16]")
     ] = None,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from kvedit.reading import Reading
+    from kvedit.shelf import Shelf
     from pine.segments import Segments
 
 FinishReason = Literal["stop", "length"]
@@ -133,7 +134,8 @@ class Job:
     """One request on its way to an engine.
 
     prompts        the batch
-    reader         makes the reading for one prompt from its segments; None = the stock path
+    reader         makes the reading for one prompt from its segments and the engine's shelf of
+                   shared cache; None = the stock path
     ballot         set for a judge's job until it is rendered into `prompts`
     deterministic  compute it in shapes that do not depend on what else runs: the same bits under
                    any load, at the cost of sharing no forward with other requests
@@ -142,7 +144,7 @@ class Job:
     model: str
     sampling: Sampling
     prompts: tuple[Prompt, ...] = ()
-    reader: Callable[[Segments], Reading] | None = None
+    reader: Callable[[Segments, Shelf], Reading] | None = None
     ballot: Ballot | None = None
     deterministic: bool = False
     id: str = ""

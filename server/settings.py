@@ -18,6 +18,7 @@ class Settings(BaseSettings):
     served_model_name  names clients may ask for; empty = `pocket`, or the folder's name
     threads            of the model's worker; 0 = torch's own choice
     max_model_len      tokens; None = what the model's configuration says
+    reuse_bytes        cache kept of prefixes and document sets for later requests; 0 = none
     queue_limit        requests answered at once; the next one gets 429
     api_keys           accepted bearer keys; empty = open to all
     strict             refuse unknown fields instead of warning
@@ -37,6 +38,7 @@ class Settings(BaseSettings):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     threads: int = Field(0, ge=0, le=1024)
     max_model_len: int | None = Field(None, ge=1)
+    reuse_bytes: int = Field(256 * 2**20, ge=0)
 
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)

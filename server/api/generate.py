@@ -90,14 +90,11 @@ def _errand(service: Service, body: Asked, form: Form) -> Errand:
         model=name,
         fingerprint=fingerprint(service.engine.info),
     )
-    job = Job(
-        model=name,
-        sampling=body.asked(),
-        prompts=prompts,
-        deterministic=bool(body.deterministic),
-        id=head.id,
-    )
-    return Errand(body, job, plan(stages or [], engine=service.engine, job=job), head, form)
+    job = Job(model=name, sampling=body.asked(), prompts=prompts, id=head.id)
+    planned = plan(stages or [], engine=service.engine, job=job)
+    # order must not matter to the last bit under load either, unless the caller prefers speed
+    alone = planned.order_free if body.deterministic is None else body.deterministic
+    return Errand(body, job.but(deterministic=alone), planned, head, form)
 
 
 def _check_counts(service: Service, body: Asked, prompts: tuple[Prompt, ...]) -> None:

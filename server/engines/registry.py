@@ -28,6 +28,7 @@ def load(settings: Settings) -> Engine:
             device=settings.device,
             threads=settings.threads or None,
             max_model_len=settings.max_model_len,
+            reuse_bytes=settings.reuse_bytes,
         )
     except Exception as error:  # libraries raise anything over a broken file
         said = (str(error).strip() or type(error).__name__).splitlines()[0][:MOST_SHOWN]

@@ -22,7 +22,8 @@ def ids(seed: int, count: int) -> torch.Tensor:
 def pine(seed: int, *lengths: int) -> tuple[torch.Tensor, Pine]:
     """Return a prompt of a prefix of 5, documents and a suffix of 4, and its reading."""
     prefix, *documents, suffix = (
-        tuple(ids(seed + place, length)[0].tolist()) for place, length in enumerate((5, *lengths, 4))
+        tuple(ids(seed + place, length)[0].tolist())
+        for place, length in enumerate((5, *lengths, 4))
     )
     segments = Segments(prefix, tuple(documents), suffix).canonical()
     return torch.tensor([segments.ids]), Pine(segments)

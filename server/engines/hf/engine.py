@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from kvedit.hf import open_door
+from kvedit.shelf import Shelf
 from server.engines.base import Ability, ModelInfo
 from server.engines.hf.grammar import Grammars
 from server.engines.hf.plan import Planner
@@ -28,6 +29,7 @@ from server.engines.hf.worker import Ticket, Worker
 from server.job import Job
 
 ACTIVE = 64  # sequences that run at once
+REUSE = 256 * 2**20  # bytes of cache kept for later requests
 
 
 class HfEngine:
@@ -37,6 +39,7 @@ class HfEngine:
     tokenizer      a fast one
     max_model_len  context in tokens; None = what the model's config says
     active_limit   sequences that run at once; the rest wait
+    reuse_bytes    cache kept of prefixes and document sets for later requests; 0 = none
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class HfEngine:
         root: str = "",
         max_model_len: int | None = None,
         active_limit: int = ACTIVE,
+        reuse_bytes: int = REUSE,
     ) -> None:
         _check(model)
         self.model = model
@@ -58,7 +62,9 @@ class HfEngine:
         encoder = Encoder(tokenizer, vocabulary, limit)
         ends = _ends(model, tokenizer)
         grammars = Grammars(tokenizer, vocabulary.size, ends)
-        self._planner = Planner(model, door, vocabulary, encoder, grammars, ends, limit)
+        self._planner = Planner(
+            model, door, vocabulary, encoder, grammars, ends, limit, Shelf(reuse_bytes)
+        )
         self._info = ModelInfo(
             id=name,
             root=root or name,
@@ -82,6 +88,7 @@ class HfEngine:
         threads: int | None = None,
         max_model_len: int | None = None,
         active_limit: int = ACTIVE,
+        reuse_bytes: int = REUSE,
     ) -> HfEngine:
         """Load a model from a local folder: safetensors only, no code from it, no network.
 
@@ -111,6 +118,7 @@ class HfEngine:
             root=Path(path).name,
             max_model_len=max_model_len,
             active_limit=active_limit,
+            reuse_bytes=reuse_bytes,
         )
 
     @property

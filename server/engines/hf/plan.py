@@ -9,6 +9,7 @@ from torch import device
 from transformers import PreTrainedModel
 
 from kvedit.hf import Door
+from kvedit.shelf import Shelf
 from server.engines.hf.forward import Forward, Prefill, Read, Stock
 from server.engines.hf.grammar import Grammars
 from server.engines.hf.prompts import Encoded, Encoder, overflow
@@ -25,6 +26,7 @@ class Planner:
 
     ends   ids that end an answer
     limit  the context, tokens
+    shelf  pieces of cache that requests share
     """
 
     model: PreTrainedModel
@@ -34,6 +36,7 @@ class Planner:
     grammars: Grammars
     ends: frozenset[int]
     limit: int
+    shelf: Shelf
 
     def plan(self, job: Job) -> list[Sequence]:
         """Return the job's sequences by choice index.
@@ -73,7 +76,7 @@ class Planner:
     def _forward(self, job: Job, encoded: Encoded, prefill: Prefill) -> Forward:
         if job.reader is None or encoded.segments is None:
             return Stock(self.door, prefill)
-        return Read(self.door, job.reader(encoded.segments))
+        return Read(self.door, job.reader(encoded.segments, self.shelf))
 
     def _room(self, encoded: Encoded, asked: int | None) -> int:
         """Return how many new tokens there may be."""

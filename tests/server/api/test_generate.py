@@ -129,6 +129,31 @@ async def test_the_stages_that_ran_are_shown(client: Client) -> None:
     assert all(job.reader is not None for job in engine.jobs)
 
 
+@pytest.mark.parametrize(
+    ("asked", "runs"), [({}, False), (None, False), (False, False), (True, True)]
+)
+async def test_deterministic_is_asked_for(client: Client, asked: Any, runs: bool) -> None:
+    engine = Scripted([Answer("yes")] * 2)
+    http = await client(engine)
+    field = {} if asked == {} else {"deterministic": asked}
+    chat = {"messages": [{"role": "user", "content": "Q"}]}
+    for path, body in ((COMPLETIONS, {"prompt": "Q"}), (CHAT, chat)):
+        assert (await http.post(path, json={**body, **field})).status_code == 200
+    assert [job.deterministic for job in engine.jobs] == [runs, runs]
+
+
+@pytest.mark.parametrize(("asked", "runs"), [(None, True), (False, False)])
+async def test_order_free_requests_are_deterministic(
+    client: Client, asked: bool | None, runs: bool
+) -> None:
+    engine = Scripted([Answer("yes")], abilities=("text", "logprobs", "attention"))
+    http = await client(engine)
+    body = {"prompt": "Q", "documents": ["x"], "stages": [{"stage": "pine"}]}
+    reply = await http.post(COMPLETIONS, json={**body, "deterministic": asked})
+    assert reply.status_code == 200
+    assert [job.deterministic for job in engine.jobs] == [runs]
+
+
 async def test_stages_of_the_name_come_after_those_of_the_body(client: Client) -> None:
     http = await client()
     body = {"prompt": "Q", "documents": ["x"], "stages": [{"stage": "pine"}]}

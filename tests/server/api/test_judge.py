@@ -330,6 +330,8 @@ async def test_sampling_reaches_the_engine() -> None:
     ):
         await judged(client, ["x", "y"])
         await judged(client, ["x", "y"], temperature=0.5, seed=7, max_tokens=3)
-    plain, changed = (job.sampling for job in engine.jobs)
+        await judged(client, ["x", "y"], stages=[SWAP], deterministic=False)
+    assert [job.deterministic for job in engine.jobs] == [True, True, False, False]
+    plain, changed = (job.sampling for job in engine.jobs[:2])
     assert (plain.max_tokens, plain.temperature, plain.labels) == (1, 0.0, ("A", "B", "T"))
     assert (changed.max_tokens, changed.temperature, changed.seed) == (3, 0.5, 7)

@@ -108,10 +108,12 @@ def engine(
 def ask(engine: HfEngine) -> Callable[..., list[Chunk]]:
     """Return a way to run one job to its end: `ask(prompt, max_tokens=3)`."""
 
-    def run(prompt: Prompt | str, reader: object = None, **numbers: object) -> list[Chunk]:
+    def run(
+        prompt: Prompt | str, reader: object = None, deterministic: bool = False, **numbers: object
+    ) -> list[Chunk]:
         prompt = TextPrompt((Part(prompt),)) if isinstance(prompt, str) else prompt
         sampling = Sampling(**{"max_tokens": 16, "temperature": 0.0, **numbers})
-        job = Job("tiny", sampling, (prompt,), reader=reader)
+        job = Job("tiny", sampling, (prompt,), reader=reader, deterministic=deterministic)
 
         async def collect() -> list[Chunk]:
             return [chunk async for chunk in await engine.generate(job)]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from kvedit.hf import open_door
 from pocket import WEIGHTS
 from server.engines.hf import HfEngine
 from server.engines.hf.forward import Prefill, Stock
@@ -80,12 +81,12 @@ def test_logits_are_generates_to_the_last_bit(engine, stock, tokenizer):
         ids, attention_mask=torch.ones_like(ids), pad_token_id=1, eos_token_id=None,
         max_new_tokens=40, do_sample=False, output_logits=True, return_dict_in_generate=True,
     )  # fmt: skip
-    forward = Stock(engine.model, Prefill(engine.model, 1))
+    forward = Stock(open_door(engine.model), Prefill(engine.model, 1))
     with torch.inference_mode():
-        row = forward.prefill(ids, 1)[:, -1]
+        row = forward.read(ids, 1)[:, -1]
         for expected in output.logits:
             assert torch.equal(row, expected)
-            row = forward.decode(row.argmax(-1, keepdim=True))[:, -1]
+            row = forward.read(row.argmax(-1, keepdim=True), 1)[:, -1]
 
 
 def test_reported_logprobs_come_from_those_bits(ask, stock, tokenizer):
@@ -104,8 +105,9 @@ def test_reported_logprobs_come_from_those_bits(ask, stock, tokenizer):
 
 
 def test_choices_share_the_prefill_and_not_the_bits(ask):
-    together = ask("The quick", n=3, seed=21, temperature=1.0, logprobs=0)
-    runs = [ask("The quick", seed=21 + choice, temperature=1.0, logprobs=0) for choice in range(3)]
+    numbers = {"temperature": 1.0, "logprobs": 0, "deterministic": True}
+    together = ask("The quick", n=3, seed=21, **numbers)
+    runs = [ask("The quick", seed=21 + choice, **numbers) for choice in range(3)]
     for choice, alone in enumerate(runs):
         mine = [token for chunk in together if chunk.index == choice for token in chunk.tokens]
         assert mine == [token for chunk in alone for token in chunk.tokens]

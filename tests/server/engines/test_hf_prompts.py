@@ -8,6 +8,7 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from kvedit.plain import Plain
+from kvedit.shelf import Shelf
 from pine.segments import Segments
 from server.engines.hf import HfEngine
 from server.engines.hf.prompts import Encoder
@@ -16,7 +17,7 @@ from server.errors import PlanError
 from server.job import ChatPrompt, Job, Message, Part, Sampling, TextPrompt, TokenPrompt
 
 
-def reader(segments: Segments) -> Plain:
+def reader(segments: Segments, shelf: Shelf) -> Plain:
     return Plain()
 
 

@@ -37,7 +37,7 @@ def test_plain_answers_do_depend_on_the_order(ask, docs):
 
 def test_the_plain_reading_writes_what_the_stock_path_writes(ask, tokenizer):
     document = Part("The quick brown fox", group="d")
-    through = ask(TextPrompt((document,)), reader=lambda segments: Plain(), max_tokens=24)
+    through = ask(TextPrompt((document,)), reader=lambda segments, shelf: Plain(), max_tokens=24)
     ids = tokenizer.encode("The quick brown fox")
     plain = ask(TokenPrompt(tuple(ids)), max_tokens=24)
     assert [c.tokens for c in through] == [c.tokens for c in plain]
@@ -46,7 +46,7 @@ def test_the_plain_reading_writes_what_the_stock_path_writes(ask, tokenizer):
 def test_each_choice_has_a_reading_of_its_own(ask, docs):
     made = []
 
-    def reader(segments):
+    def reader(segments, shelf):
         made.append(Pine(segments))
         return made[-1]
 
@@ -102,7 +102,7 @@ def test_a_mix_of_requests_leaves_the_model_as_it_was(make_engine, docs):
         Job("m", Sampling(max_tokens=6, temperature=0), (prompt,), reader=Pine),
         Job("m", Sampling(max_tokens=2, echo=True, logprobs=2), (prompt, prompt)),
         Job("m", Sampling(max_tokens=200, labels=("A",)), (prompt,), reader=Pine),
-        Job("m", Sampling(max_tokens=6), (prompt,), reader=lambda segments: Plain()),
+        Job("m", Sampling(max_tokens=6), (prompt,), reader=lambda segments, shelf: Plain()),
     ]
 
     async def run():
@@ -133,3 +133,14 @@ def test_the_fingerprint_sees(make_model, fault):
     else:
         model.set_attn_implementation("eager")
     assert fingerprint(model) != before
+
+
+def test_a_second_question_on_the_same_set_starts_after_it(ask) -> None:
+    documents = [Part(f"the fox {word} " * 8, group="d") for word in ("jumps", "sleeps", "runs")]
+    first = ask(TextPrompt((*documents, Part("Who?"))), reader=Pine, max_tokens=3, logprobs=2)
+    again = ask(TextPrompt((*documents[::-1], Part("Who?"))), reader=Pine, max_tokens=3, logprobs=2)
+    other = ask(TextPrompt((*documents[1:], documents[0], Part("Why?"))), reader=Pine, max_tokens=3)
+    assert first[-1].usage.cached_tokens == 0
+    assert again[-1].usage.cached_tokens > 100
+    assert other[-1].usage.cached_tokens == again[-1].usage.cached_tokens
+    assert [chunk.tokens for chunk in again] == [chunk.tokens for chunk in first]

@@ -15,9 +15,9 @@ ENDLESS = Sampling(max_tokens=200, temperature=0, ignore_eos=True)
 SHORT = Sampling(max_tokens=12, temperature=0, ignore_eos=True)
 
 
-def job(text: str, sampling: Sampling, reader=None) -> Job:
+def job(text: str, sampling: Sampling, reader=None, deterministic=False) -> Job:
     parts = (Part(text, group="d"),) if reader else (Part(text),)
-    return Job("tiny", sampling, (TextPrompt(parts),), reader=reader)
+    return Job("tiny", sampling, (TextPrompt(parts),), reader=reader, deterministic=deterministic)
 
 
 async def drain(stream) -> list:
@@ -52,7 +52,8 @@ async def quiet(watch: Watch) -> int:
 async def test_sixteen_streams_take_turns(make_engine):
     engine = make_engine()
     watch = Watch(engine.model)
-    streams = [await engine.generate(job(f"fox {i}", SHORT)) for i in range(16)]
+    jobs = [job(f"fox {i}", SHORT, deterministic=True) for i in range(16)]
+    streams = [await engine.generate(each) for each in jobs]
     watch.go.set()
     answers = await asyncio.gather(*map(drain, streams))
     assert all(chunks[-1].usage.completion_tokens == 12 for chunks in answers)
@@ -125,7 +126,7 @@ async def test_what_a_closed_sequence_held_is_freed(make_engine):
     engine = make_engine()
     held: list[weakref.ref] = []
 
-    def reader(segments):
+    def reader(segments, shelf):
         reading = Plain()
         held.append(weakref.ref(reading))
         return reading
@@ -150,7 +151,7 @@ class Broken(Plain):
 async def test_an_error_is_one_requests_own(make_engine, caplog):
     engine = make_engine()
     good = await engine.generate(job("fox", SHORT))
-    bad = await engine.generate(job("dog", SHORT, lambda segments: Broken()))
+    bad = await engine.generate(job("dog", SHORT, lambda segments, shelf: Broken()))
     with pytest.raises(EngineError, match="RuntimeError") as caught:
         await drain(bad)
     assert caught.value.status == 500
@@ -164,9 +165,11 @@ async def test_beyond_the_limit_sequences_wait_their_turn(make_engine):
     engine = make_engine(active_limit=2)
     watch = Watch(engine.model)
     many = await engine.generate(
-        Job("tiny", SHORT, tuple(TextPrompt((Part(f"fox {i}"),)) for i in range(6)))
+        job("fox 0", SHORT, deterministic=True).but(
+            prompts=tuple(TextPrompt((Part(f"fox {i}"),)) for i in range(6))
+        )
     )
-    one = await engine.generate(job("dog", SHORT))
+    one = await engine.generate(job("dog", SHORT, deterministic=True))
     watch.go.set()
     chunks, late = await asyncio.gather(drain(many), drain(one))
     assert Counter(chunk.finish_reason for chunk in chunks)["length"] == 6

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from kvedit.shelf import Shelf
 from pine.reading import Pine as Reading
 from pine.segments import Segments
 from server.errors import PlanError
@@ -36,7 +37,7 @@ async def run(stage: Pine, job: Job) -> Job:
 def reading_of(job: Job) -> Reading:
     """Return the reading that the job asks for, of two documents out of canonical order."""
     assert job.reader is not None
-    reading = job.reader(Segments((1,), ((3,), (2,)), (4,)).canonical())
+    reading = job.reader(Segments((1,), ((3,), (2,)), (4,)).canonical(), Shelf(0))
     assert isinstance(reading, Reading)
     return reading
 
