@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from kvedit.spans import Span
+from pine import kernels
+from pine.kernels.plan import Plan
 from pine.pages import Pages
 from pine.segments import Segments
 
@@ -19,17 +21,21 @@ class Layout:
     prefix   tokens before the documents
     lengths  tokens of each document
     pages    the documents' slots
+    plan     how the GPU's kernels cut it, or None where torch reads it
     """
 
     prefix: int
     lengths: tuple[int, ...]
     pages: Pages
+    plan: Plan | None
 
     @classmethod
-    def of(cls, segments: Segments, device: torch.device) -> Layout:
-        """Lay out a prompt."""
-        pages = Pages.of(segments.lengths, device)
-        return cls(len(segments.prefix), segments.lengths, pages)
+    def of(cls, segments: Segments, query: Tensor) -> Layout:
+        """Lay out a prompt that queries of one layer, [batch, heads, query, dim], will read."""
+        pages, prefix = Pages.of(segments.lengths, query.device), len(segments.prefix)
+        slots = [bounds.start for bounds in pages.bounds]
+        plan = kernels.plan_for(query, prefix, segments.lengths, slots)
+        return cls(prefix, segments.lengths, pages, plan)
 
     @property
     def end(self) -> int:

@@ -88,6 +88,10 @@ def document_rows(
     framed_query  [batch, heads, tokens, dim]  rotated in their document's frame
     returns       [batch, heads, tokens, dim]
     """
+    if layout.plan is not None:
+        from pine.kernels import launch  # triton is there where a plan is
+
+        return launch.document_rows(layer, layout.plan, launch.Keys.of(cached), query)
     output = torch.empty_like(query)
     blocks = _Blocks.of(layout, cached, query.shape[1])
     batch, heads, _, dim = query.shape

@@ -61,7 +61,7 @@ class Pine:
     def read(self, layer: Layer, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Read a prompt, at once or cut at `borders`, and then what follows (see `Reading`)."""
         if self._layout is None:
-            self._layout = Layout.of(self._segments, query.device)
+            self._layout = Layout.of(self._segments, query)
         tokens = self._count(self._layout, layer.index, query.shape[2])
         if tokens[0] < self._layout.end:
             return self._prompt(layer, self._layout, tokens, (query, key, value))

@@ -32,6 +32,11 @@ def suffix_rows(
     explanation  is told of every row's importance, or None
     returns      [batch, heads, query, dim]
     """
+    if layout.plan is not None:
+        from pine.kernels import launch  # triton is there where a plan is
+
+        keys = launch.Keys.of(cached)
+        return launch.suffix_rows(layer, layout.plan, keys, query, start, explanation)
     turned = len(layout.pages.owner) * query.shape[-1]
     per_row = query.shape[1] * (layout.pages.slots + turned + cached.outside.length)
     blocks = [

@@ -39,7 +39,8 @@ class HfEngine:
     tokenizer      a fast one
     max_model_len  context in tokens; None = what the model's config says
     active_limit   sequences that run at once; the rest wait
-    reuse_bytes    cache kept of prefixes and document sets for later requests; 0 = none
+    reuse_bytes    cache kept of prefixes and document sets for later requests, half of it for
+                   deterministic ones; 0 = none
     """
 
     def __init__(
@@ -62,9 +63,8 @@ class HfEngine:
         encoder = Encoder(tokenizer, vocabulary, limit)
         ends = _ends(model, tokenizer)
         grammars = Grammars(tokenizer, vocabulary.size, ends)
-        self._planner = Planner(
-            model, door, vocabulary, encoder, grammars, ends, limit, Shelf(reuse_bytes)
-        )
+        shelves = (Shelf(reuse_bytes // 2) for _ in range(2))
+        self._planner = Planner(model, door, vocabulary, encoder, grammars, ends, limit, *shelves)
         self._info = ModelInfo(
             id=name,
             root=root or name,

@@ -26,7 +26,8 @@ class Planner:
 
     ends   ids that end an answer
     limit  the context, tokens
-    shelf  pieces of cache that requests share
+    shelf  pieces of cache that deterministic requests share
+    loose  the same for the others: what is computed in a shared forward depends on its company
     """
 
     model: PreTrainedModel
@@ -37,6 +38,7 @@ class Planner:
     ends: frozenset[int]
     limit: int
     shelf: Shelf
+    loose: Shelf
 
     def plan(self, job: Job) -> list[Sequence]:
         """Return the job's sequences by choice index.
@@ -76,7 +78,8 @@ class Planner:
     def _forward(self, job: Job, encoded: Encoded, prefill: Prefill) -> Forward:
         if job.reader is None or encoded.segments is None:
             return Stock(self.door, prefill)
-        return Read(self.door, job.reader(encoded.segments, self.shelf))
+        shelf = self.shelf if job.deterministic else self.loose
+        return Read(self.door, job.reader(encoded.segments, shelf))
 
     def _room(self, encoded: Encoded, asked: int | None) -> int:
         """Return how many new tokens there may be."""

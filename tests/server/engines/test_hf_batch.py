@@ -245,6 +245,25 @@ async def test_every_order_has_the_same_bits_under_load(busy):
     assert all(answer == answers[0] for answer in answers)
 
 
+async def test_deterministic_requests_take_nothing_that_was_computed_in_company(make_engine):
+    texts = [f"{place} jumps over the lazy dog, naïve. yes or no?" * 5 for place in "ABC"]
+    sampling = replace(GREEDY, max_tokens=4, logprobs=400)
+    free, sure = (pine(*texts, sampling=sampling, deterministic=each) for each in (False, True))
+    idle = await drain(await make_engine().generate(sure))
+    engine = make_engine()
+    widths = Widths(engine.model)
+    streams = [await engine.generate(job) for job in (plain("fox", ENDLESS), free)]
+    widths.go.set()
+    await drain(streams[1])
+    for seen in ("first", "again"):
+        chunks = await drain(await engine.generate(sure))
+        assert (chunks[-1].usage.cached_tokens > 0) == (seen == "again")
+        assert scored(chunks) == scored(idle)
+    again = await drain(await engine.generate(free))
+    assert again[-1].usage.cached_tokens > 0
+    await streams[0].aclose()
+
+
 class Cut(Plain):
     """The plain reading of a prompt in pieces."""
 
