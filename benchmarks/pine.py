@@ -1,16 +1,14 @@
-"""PINE against plain attention on random Llamas: prefill, decode, memory, and the floor.
+"""PINE against plain attention on random Llamas: prefill, decode, and the floor by counting.
 
 All ways run in one process, alternately, float32, 2 threads, last-token logits: a lean hand-written
 plain loop, the stock path (transformers with SDPA and its own cache, as a request without stages
-runs it), and PINE through the door. Peak memory is that of a process that does nothing else.
+runs it), and PINE through the door.
 """
 
 import sys
 
 sys.path.pop(0)  # this folder: there the script's own name would hide the package `pine`
 
-import resource
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -159,35 +157,10 @@ def measure(door: Door, shape: str, case: str, runs: int) -> list[Row]:
     return rows
 
 
-def memory(shape: str, case: str) -> list[Row]:
-    """Return each way's peak memory above the loaded model, measured in a process of its own."""
-    found = {}
-    for way in WAYS:
-        command = [sys.executable, __file__, "--peak", shape, case, way]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        found[way] = float(done.stdout)
-    return [
-        Row(f"{shape} {case}", f"peak memory, {way} / lean", found[way], "MB", found["lean"])
-        for way in ("stock", "pine")
-    ]
-
-
-def peak(shape: str, case: str, way: str) -> float:
-    """Return what this process's peak grows by while it reads a prompt and decodes, MB."""
-    door = open_door(model(shape))
-    sides = Sides(door, case)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    sides.both(way)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-
-
 @torch.inference_mode()
 def main() -> None:
     """Measure, print, write."""
     torch.set_num_threads(2)
-    if sys.argv[1:2] == ["--peak"]:
-        print(peak(*sys.argv[2:]))
-        return
     options = arguments(__doc__.splitlines()[0] if __doc__ else "")
     shapes = ("94M",) if options.quick else tuple(SHAPES)
     cases = tuple(CASES)[:2] if options.quick else tuple(CASES)
@@ -197,7 +170,6 @@ def main() -> None:
         for case in cases:
             rows += measure(door, shape, case, 3 if options.quick else 5)
         del door
-        rows += [row for case in cases for row in memory(shape, case)]
     show("PINE, random Llamas, float32, 2 threads", rows, options.json)
 
 
