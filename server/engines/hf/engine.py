@@ -16,6 +16,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging
 
 from kvedit.hf import open_door
 from kvedit.shelf import Shelf
@@ -98,6 +99,7 @@ class HfEngine:
         """
         if threads is not None:
             torch.set_num_threads(threads)
+        logging.disable_progress_bar()  # the command line says what it loads
         model = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=getattr(torch, dtype),
