@@ -99,7 +99,7 @@ class HfEngine:
         """
         if threads is not None:
             torch.set_num_threads(threads)
-        logging.disable_progress_bar()  # the command line says what it loads
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the caller says what loads
         model = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=getattr(torch, dtype),
