@@ -23,9 +23,10 @@ from random import Random
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer
 
 from benchmarks._harness import Row, arguments, medians, show, timed
+from benchmarks._llama import random_llama
 from pine.reading import Pine
 from pocket import WEIGHTS, data
 from server.engines.hf import HfEngine
@@ -49,19 +50,8 @@ class Case:
 
 def random_engine() -> HfEngine:
     """Return the 94M-parameter shape of `benchmarks/pine.py`, with random weights."""
-    torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(WEIGHTS, local_files_only=True)
-    config = LlamaConfig(
-        vocab_size=32000,
-        hidden_size=512,
-        intermediate_size=2048,
-        num_hidden_layers=12,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        max_position_embeddings=8192,
-        tie_word_embeddings=False,
-    )
-    return HfEngine(LlamaForCausalLM(config).eval(), tokenizer, name="94M random")
+    return HfEngine(random_llama("94M"), tokenizer, name="94M random")
 
 
 def stream(seed: int, tokens: int, pine: bool) -> Job:

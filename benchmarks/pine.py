@@ -13,36 +13,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
+from transformers import DynamicCache, LlamaConfig
 
 from benchmarks._harness import Row, arguments, show, timed
 from benchmarks._lean import Lean
+from benchmarks._llama import SHAPES, random_llama
 from kvedit.hf import Door, open_door
 from pine.reading import Pine
 from pine.segments import Segments
 
 CASES = {"2 x 512": (2, 512), "20 x 128": (20, 128), "100 x 64": (100, 64), "4 x 2048": (4, 2048)}
-SHAPES = {"94M": (12, 512, 2048), "349M": (24, 1024, 4096)}  # layers, hidden, intermediate
 OUTSIDE = 32  # tokens in the prefix, and in the suffix
 DECODE = 16  # tokens per measurement
 WAYS = ("lean", "stock", "pine")
-
-
-def model(shape: str) -> LlamaForCausalLM:
-    """Return a random Llama with 8 query heads on 4 key-value heads of 64 (94M), or 16 on 8."""
-    layers, hidden, intermediate = SHAPES[shape]
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=32000,
-        hidden_size=hidden,
-        intermediate_size=intermediate,
-        num_hidden_layers=layers,
-        num_attention_heads=hidden // 64,
-        num_key_value_heads=hidden // 128,
-        max_position_embeddings=16384,
-        tie_word_embeddings=False,
-    )
-    return LlamaForCausalLM(config).eval()
 
 
 def prompt(case: str) -> Segments:
@@ -166,7 +149,7 @@ def main() -> None:
     cases = tuple(CASES)[:2] if options.quick else tuple(CASES)
     rows = []
     for shape in shapes:
-        door = open_door(model(shape))
+        door = open_door(random_llama(shape))
         for case in cases:
             rows += measure(door, shape, case, 3 if options.quick else 5)
         del door

@@ -86,7 +86,7 @@ class Pine:
         prefix = self._reuse.prefix() if block is None else None
         begin = 0
         if block is not None:
-            self._cached, begin = block, len(self._segments.prefix) + sum(self._segments.lengths)
+            self._cached, begin = block, self._segments.end
             self._spans = {index: cached.outside for index, cached in block.items()}
         elif prefix is not None:
             self._spans, begin = prefix, len(self._segments.prefix)

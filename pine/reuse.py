@@ -29,7 +29,7 @@ class Reuse:
     def __init__(self, segments: Segments, shelf: Shelf | None) -> None:
         self._shelf = shelf
         self._prefix = len(segments.prefix)
-        self._end = self._prefix + sum(segments.lengths)
+        self._end = segments.end
         self._prefix_key = ("pine prefix", segments.prefix)
         self._block_key = ("pine block", segments.prefix, segments.documents)
         cuts = [0]

@@ -42,6 +42,11 @@ class Segments:
         return tuple(len(document) for document in self.documents)
 
     @property
+    def end(self) -> int:
+        """Return the position of the first suffix token."""
+        return len(self.prefix) + sum(self.lengths)
+
+    @property
     def ids(self) -> Ids:
         """Return the whole prompt in its physical order."""
         return self.prefix + sum(self.documents, ()) + self.suffix
