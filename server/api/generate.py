@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import secrets
 import time
@@ -10,7 +9,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from typing import Any
 
 from fastapi import Request
@@ -18,7 +16,6 @@ from fastapi.responses import JSONResponse, Response
 
 from server.api.common import Service, resolve, unexpected, until_disconnect
 from server.api.stream import EventStream
-from server.engines.base import ModelInfo
 from server.errors import EngineError, EvenhandError, PlanError
 from server.job import Chunk, Job, Prompt, Reply
 from server.pipeline import Plan, compose, plan
@@ -26,7 +23,7 @@ from server.protocol import sse
 from server.protocol.chat import ChatBody
 from server.protocol.completions import CompletionBody
 from server.protocol.documents import check_count
-from server.protocol.replies import Form, Head, Tally, evenhand, merged
+from server.protocol.replies import Form, Head, Tally, evenhand, fingerprint, merged
 
 log = logging.getLogger("evenhand")
 
@@ -189,9 +186,3 @@ async def _close(reply: Reply) -> None:
     close = getattr(reply.chunks, "aclose", None)
     if close is not None:
         await close()
-
-
-def fingerprint(info: ModelInfo) -> str:
-    """Return what stands for the model and this software: equal ones give equal answers."""
-    facts = f"{version('evenhand')} {info.root} {info.max_model_len} {sorted(info.abilities)}"
-    return f"fp_{hashlib.sha256(facts.encode()).hexdigest()[:10]}"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from typing import Any, Protocol
 
+from server.engines.base import ModelInfo
 from server.job import Chunk, Usage
 
 
@@ -136,3 +139,9 @@ def evenhand(
     """Return the reply's `evenhand` object: what was done, and what was ignored."""
     said: dict[str, Any] = {"stages": stages, "notes": dict(notes)}
     return {**said, "warnings": list(warnings)} if warnings else said
+
+
+def fingerprint(info: ModelInfo) -> str:
+    """Return what stands for the model and this software: equal ones give equal answers."""
+    facts = f"{version('evenhand')} {info.root} {info.max_model_len} {sorted(info.abilities)}"
+    return f"fp_{hashlib.sha256(facts.encode()).hexdigest()[:10]}"
