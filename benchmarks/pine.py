@@ -80,18 +80,20 @@ class Floor:
 
 
 class Sides:
-    """All ways through one prompt; each measurement returns seconds."""
+    """All ways through one prompt, or some of them; each measurement returns seconds."""
 
-    def __init__(self, door: Door, case: str) -> None:
+    def __init__(self, door: Door, case: str, ways: tuple[str, ...] = WAYS) -> None:
         self._door, self._segments = door, prompt(case).canonical()
         self._ids = torch.tensor([self._segments.ids])
         self._token = torch.tensor([[7]])
-        self._lean = Lean(door.model, self._ids.shape[1] + 1024)
+        room = self._ids.shape[1] + 1024
+        self._lean = Lean(door.model, room) if "lean" in ways else None  # it copies the weights
         self._cache, self._reading = DynamicCache(config=door.model.config), Pine(self._segments)
 
     def prefill(self, way: str) -> float:
         """Read the prompt."""
-        self._lean.length = 0
+        if self._lean is not None:
+            self._lean.length = 0
         self._cache = DynamicCache(config=self._door.model.config)
         self._reading = Pine(self._segments)
         return timed(lambda: self._step(way, self._ids))
@@ -106,7 +108,7 @@ class Sides:
 
     def _step(self, way: str, ids: torch.Tensor) -> object:
         steps: dict[str, Callable[[], object]] = {
-            "lean": lambda: self._lean.forward(ids),
+            "lean": lambda: self._lean and self._lean.forward(ids),
             "stock": lambda: self._door.model(
                 ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1
             ),

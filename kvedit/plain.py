@@ -40,14 +40,14 @@ class Plain:
         """Cache the new keys and values, and attend causally (see `kvedit.reading.Reading`)."""
         span = self._spans.setdefault(layer.index, Span())
         start, new = span.length, query.shape[2]
-        positions = torch.arange(start, start + new, device=query.device)
         if layer.geometry is not None:
-            phases = layer.geometry.phases(positions)
+            phases = layer.geometry.between(start, start + new)
             query, key = (layer.geometry.rotate(each, phases) for each in (query, key))
         span.append(key, value)
+        if new == 1:  # one token sees everything
+            return masked_attention(layer, query, span.keys, span.values, None)
         kv = torch.arange(span.length, device=query.device)
-        visible = causal(positions, kv) if new > 1 else None  # one token sees everything
-        return masked_attention(layer, query, span.keys, span.values, visible)
+        return masked_attention(layer, query, span.keys, span.values, causal(kv[start:], kv))
 
     def report(self) -> Mapping[str, Any]:
         """Return nothing: the plain reading has nothing to say."""

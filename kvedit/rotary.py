@@ -1,17 +1,22 @@
 """Rotary positions: one geometry per layer, and the turn that all techniques share.
 
-Su et al., "RoFormer" (arXiv 2104.09864), eq. 34: `<R(p) q, R(s) k>` depends on `p - s` alone.
+Su et al., "RoFormer" (arXiv 2104.09864), eq. 34: `<R(p) q, R(s) k>` depends on `p - s` alone. A turn
+is written as in that equation: every dimension times a cosine, plus its partner times a sine.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 Layout = Literal["half", "interleaved"]
+Phases = tuple[Tensor, Tensor]
+
+TABLE_STEP = 1024  # positions by which a table grows
+TABLE_REACH = 16384  # positions that a table holds at most: 16 MB for 128 dimensions
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,46 +32,78 @@ class RotaryGeometry:
 
     inv_freq: Tensor
     layout: Layout = "half"
+    _table: list[Tensor] = field(default_factory=list, init=False, repr=False)
 
     @property
     def width(self) -> int:
         """Return how many leading dimensions turn."""
         return 2 * self.inv_freq.shape[-1]
 
-    def phases(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Return cosine and sine of the angles at some positions.
+    def phases(self, positions: Tensor) -> Phases:
+        """Return cosine and signed sine of the angles at some positions, for each dimension.
 
         positions  [...] tokens, any sign
-        returns    two of [..., width / 2] float32 (float64 if `inv_freq` is)
+        returns    two of [..., width] float32 (float64 if `inv_freq` is)
         """
         angles = positions[..., None].to(self.inv_freq.dtype) * self.inv_freq
-        return angles.cos(), angles.sin()
+        cos, sin = angles.cos(), angles.sin()
+        return self._spread(cos, cos), self._spread(-sin, sin)
 
-    def rotate(self, vectors: Tensor, phases: tuple[Tensor, Tensor]) -> Tensor:
+    def looked_up(self, positions: Tensor, reach: int) -> Phases:
+        """Return the same from a table: decoding asks for few positions at a time, often.
+
+        positions  [...] tokens, int64, from 0 to below `reach`
+        """
+        if reach > TABLE_REACH:
+            return self.phases(positions)
+        found = self._rows(reach).index_select(0, positions.reshape(-1))
+        cos, sin = found.view(*positions.shape, 2 * self.width).split(self.width, -1)
+        return cos, sin
+
+    def between(self, first: int, last: int) -> Phases:
+        """Return the phases of the positions from first to before last: [last - first, width]."""
+        if last > TABLE_REACH:
+            return self.phases(torch.arange(first, last, device=self.inv_freq.device))
+        cos, sin = self._rows(last)[first:last].split(self.width, -1)
+        return cos, sin
+
+    def partner(self, vectors: Tensor) -> Tensor:
+        """Return for each dimension the one that it turns with: [..., width], another tensor."""
+        half = self.width // 2
+        if self.layout == "half":
+            return torch.cat((vectors[..., half : 2 * half], vectors[..., :half]), -1)
+        return vectors[..., : 2 * half].unflatten(-1, (half, 2)).flip(-1).flatten(-2)
+
+    def rotate(self, vectors: Tensor, phases: Phases, partner: Tensor | None = None) -> Tensor:
         """Turn vectors by phases that are already known (RoFormer, eq. 34).
 
         vectors  [..., dim] any float dtype; computed in the phases' dtype
-        phases   two of [..., width / 2], broadcast against the vectors
+        phases   two of [..., width], broadcast against the vectors
+        partner  as `partner` returns it, where one vector turns often; in the phases' dtype
         returns  [..., dim] in the broadcast shape, dtype of the vectors
         """
         cos, sin = phases
-        half = cos.shape[-1]
-        turning = vectors[..., : 2 * half].to(cos.dtype)
-        if self.layout == "half":
-            first, second = turning[..., :half], turning[..., half:]
-        else:
-            first, second = turning[..., 0::2], turning[..., 1::2]
+        wide = vectors.to(cos.dtype)
+        turning = wide if wide.shape[-1] == self.width else wide[..., : self.width]
         # out of place: fewer and cheaper calls than into views of one buffer, which decoding feels
-        low = (first * cos).addcmul_(second, sin, value=-1)
-        high = (second * cos).addcmul_(first, sin)
-        if self.layout == "half":
-            turned = torch.cat((low, high), -1)
-        else:
-            turned = torch.stack((low, high), -1).flatten(-2)
-        if vectors.shape[-1] > 2 * half:
-            rest = vectors[..., 2 * half :].to(cos.dtype)
+        turned = (turning * cos).addcmul_(self.partner(wide) if partner is None else partner, sin)
+        if wide.shape[-1] > self.width:
+            rest = wide[..., self.width :]
             turned = torch.cat((turned, rest.expand(*turned.shape[:-1], -1)), -1)
         return turned.to(vectors.dtype)
+
+    def rotate_into(self, target: Tensor, vectors: Tensor, partner: Tensor, phases: Phases) -> None:
+        """Write turned vectors to where they are needed; all in the phases' dtype.
+
+        target   [..., dim], the broadcast shape of the others
+        partner  [..., width] of the vectors
+        """
+        cos, sin = phases
+        turning = target[..., : self.width]
+        torch.mul(vectors[..., : self.width].expand_as(turning), cos, out=turning)
+        turning.addcmul_(partner, sin)
+        if target.shape[-1] > self.width:
+            target[..., self.width :] = vectors[..., self.width :]
 
     def turn(self, vectors: Tensor, positions: Tensor) -> Tensor:
         """Turn vectors by positions, in float32 (RoFormer, eq. 34).
@@ -78,6 +115,20 @@ class RotaryGeometry:
         Turning by `a`, then by `b`, is turning by `a + b`, up to rounding.
         """
         return self.rotate(vectors, self.phases(positions))
+
+    def _spread(self, first: Tensor, second: Tensor) -> Tensor:
+        """Give the two dimensions of each pair their numbers: two of [..., width / 2]."""
+        if self.layout == "half":
+            return torch.cat((first, second), -1)
+        return torch.stack((first, second), -1).flatten(-2)
+
+    def _rows(self, reach: int) -> Tensor:
+        """Return a table of at least `reach` positions: [positions, 2 * width], cosine then sine."""
+        if not self._table or self._table[0].shape[0] < reach:
+            size = -(-reach // TABLE_STEP) * TABLE_STEP
+            places = torch.arange(size, device=self.inv_freq.device)
+            self._table[:] = [torch.cat(self.phases(places), -1)]
+        return self._table[0]
 
 
 def turn(geometry: RotaryGeometry | None, vectors: Tensor, positions: Tensor) -> Tensor:

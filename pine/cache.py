@@ -21,12 +21,14 @@ class Layout:
     prefix   tokens before the documents
     lengths  tokens of each document
     pages    the documents' slots
+    nearest  [tokens] position of each document token when its document is nearest
     plan     how the GPU's kernels cut it, or None where torch reads it
     """
 
     prefix: int
     lengths: tuple[int, ...]
     pages: Pages
+    nearest: Tensor
     plan: Plan | None
 
     @classmethod
@@ -35,7 +37,9 @@ class Layout:
         pages, prefix = Pages.of(segments.lengths, query.device), len(segments.prefix)
         slots = [bounds.start for bounds in pages.bounds]
         plan = kernels.plan_for(query, prefix, segments.lengths, slots)
-        return cls(prefix, segments.lengths, pages, plan)
+        nearest = segments.end - pages.lengths.repeat_interleave(pages.lengths)
+        nearest += pages.place[pages.slot_of]
+        return cls(prefix, segments.lengths, pages, nearest, plan)
 
     @property
     def end(self) -> int:

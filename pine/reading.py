@@ -65,8 +65,9 @@ class Pine:
         tokens = self._count(self._layout, layer.index, query.shape[2])
         if tokens[0] < self._layout.end:
             return self._prompt(layer, self._layout, tokens, (query, key, value))
-        positions = torch.arange(*tokens, device=query.device)
-        turned_key = turn(layer.geometry, key, positions)
+        geometry, turned_key = layer.geometry, key
+        if geometry is not None:
+            turned_key = geometry.rotate(key, geometry.between(*tokens))
         return self._suffix(layer, self._layout, tokens[0], query, turned_key, value)
 
     def report(self) -> Mapping[str, Any]:
@@ -120,23 +121,22 @@ class Pine:
             )
         query, key, value = inputs
         frame = layout.frame(first, last)
-        turned = [turn(layer.geometry, x, frame) for x in (query, key)]
+        framed_key = turn(layer.geometry, key, frame)
         span, rows = self._spans[layer.index], []
         prefix = slice(0, layout.prefix - first)
         if first == 0:
-            span.append(turned[1][:, :, prefix], value[:, :, prefix])
+            span.append(framed_key[:, :, prefix], value[:, :, prefix])
+            turned = turn(layer.geometry, query[:, :, prefix], frame[prefix])
             seen = causal(frame[prefix], frame[prefix])
-            own = (turned[0][:, :, prefix], span.keys, span.values)
-            rows.append(masked_attention(layer, *own, seen))
+            rows.append(masked_attention(layer, turned, span.keys, span.values, seen))
         if last >= layout.end:
             inside = slice(layout.prefix - first, layout.end - first)
-            documents = (x[:, :, inside] for x in (turned[1], key, value))
+            documents = (x[:, :, inside] for x in (framed_key, key, value))
             cached = Cached.of(layout, span, *documents)
             self._cached[layer.index] = cached
-            asking = (x[:, :, inside] for x in (query, turned[0]))
-            rows.append(document_rows(layer, layout, cached, *asking))
+            rows.append(document_rows(layer, layout, cached, query[:, :, inside]))
             after = slice(layout.end - first, None)
-            suffix = (x[:, :, after] for x in (query, turned[1], value))
+            suffix = (x[:, :, after] for x in (query, framed_key, value))
             rows.append(self._suffix(layer, layout, layout.end, *suffix))
         return torch.cat(rows, 2)
 

@@ -1,14 +1,19 @@
-"""What suffix tokens read, in prefill and decode: each one sorts the documents for itself."""
+"""What suffix tokens read, in prefill and decode: each one sorts the documents for itself.
+
+Decoding runs this once a layer and token, so it counts calls of torch: whatever is turned several
+times has its partner taken once, angles come from a table, and scores are scaled with the query.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from kvedit.plain import causal
 from kvedit.reading import Layer
-from kvedit.rotary import turn
-from kvedit.state import capped, scores, weigh
+from kvedit.state import capped
 from pine.blocks import row_blocks
 from pine.cache import Cached, Layout
 from pine.explanation import Explanation
@@ -43,6 +48,8 @@ def suffix_rows(
         _block(layer, layout, cached, query[:, :, rows], start + rows.start, explanation)
         for rows in row_blocks(query.shape[2], per_row)
     ]
+    if len(blocks) == 1:
+        return blocks[0]
     return torch.cat(blocks, 2) if blocks else torch.empty_like(query)
 
 
@@ -54,39 +61,95 @@ def _block(
     start: int,
     explanation: Explanation | None,
 ) -> Tensor:
-    pages, outside = layout.pages, cached.outside
-    positions = torch.arange(start, start + query.shape[2], device=query.device)
-    product = scores(query, cached.raw, layer.scaling, layer.softcap)
-    weight = importance(hide_padding(product, pages), pages)
+    pages, outside, end = layout.pages, cached.outside, start + query.shape[2]
+    asking = _Asking.of(layer, query, cached.raw)
+    weight = importance(hide_padding(asking.scores(asking.wide, cached.raw), pages), pages)
     if explanation is not None:
         explanation.add(weight)
-    distance = positions[:, None] - starts(nearest_first(weight), pages.lengths, layout.end)
-    near = _page_scores(layer, cached, query, pages.per_page(distance))
-    turned = turn(layer.geometry, query, positions)
-    far = scores(turned, outside.keys, layer.scaling, layer.softcap)
+    appears = starts(nearest_first(weight), pages.lengths, layout.end)
+    near = asking.page_scores(cached.framed, pages.per_page(_distance(appears, start)), end)
+    far = asking.scores(asking.turned(start), outside.keys)
     first = start - layout.end + layout.prefix  # the block's first row among the outside keys
     if outside.length > first + 1:
         place = torch.arange(outside.length, device=query.device)
-        far.masked_fill_(~causal(place[first : first + len(positions)], place), -torch.inf)
+        far.masked_fill_(~causal(place[first : first + end - start], place), -torch.inf)
     weights = torch.softmax(torch.cat([hide_padding(near, pages), far], -1), -1)
-    read = weigh(weights[..., : pages.slots], cached.values)
-    read += weigh(weights[..., pages.slots :], outside.values)
-    return read.to(query.dtype)
+    return asking.weigh(weights, cached.values, outside.values).to(query.dtype)
 
 
-def _page_scores(layer: Layer, cached: Cached, query: Tensor, distance: Tensor) -> Tensor:
-    """Return the scores of suffix queries and all pages: a query is turned once per page.
+def _distance(appears: Tensor, start: int) -> Tensor:
+    """Return how far each document's start is from each row: [batch, heads, query, documents]."""
+    if appears.shape[2] == 1:
+        return start - appears
+    return torch.arange(start, start + appears.shape[2], device=appears.device)[:, None] - appears
 
-    query     [batch, heads, query, dim]    not rotated
-    distance  [batch, heads, query, pages]  tokens from the page's document's start to the query
-    returns   [batch, heads, query, slots] float32
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Asking:
+    """The queries of a block, in float32 and scaled, with the heads of a group next to each other.
+
+    wide     [batch, heads, query, dim]   not rotated
+    partner  [batch, heads, query, width] what `wide` turns with, or None without positions
+    grouped  (batch, kv_heads, group * query)
     """
-    batch, heads, length, dim = query.shape
-    kv_heads, pages = cached.framed.shape[1:3]
-    precise = torch.promote_types(query.dtype, torch.float32)
-    wide = query.to(precise) * layer.scaling
-    turned = turn(layer.geometry, wide[..., None, :], distance)
-    turned = turned.expand(batch, heads, length, pages, dim)
-    grouped = turned.reshape(batch, kv_heads, heads // kv_heads * length, pages, dim)
-    product = grouped.transpose(2, 3) @ cached.framed.to(precise).transpose(-1, -2)
-    return capped(product, layer.softcap).transpose(2, 3).reshape(batch, heads, length, -1)
+
+    layer: Layer
+    wide: Tensor
+    partner: Tensor | None
+    grouped: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, layer: Layer, query: Tensor, key: Tensor) -> _Asking:
+        """Prepare queries for keys, [batch, kv_heads, kv, dim]."""
+        precise = torch.promote_types(query.dtype, torch.float32)
+        wide = query.to(precise) * layer.scaling
+        partner = None if layer.geometry is None else layer.geometry.partner(wide)
+        batch, heads, length, _ = query.shape
+        grouped = (batch, key.shape[1], heads // key.shape[1] * length)
+        return cls(layer, wide, partner, grouped)
+
+    def scores(self, query: Tensor, key: Tensor) -> Tensor:
+        """Return capped scores of `wide` or of a turned form of it: [batch, heads, query, kv]."""
+        product = query.reshape(*self.grouped, -1) @ key.to(query.dtype).transpose(-1, -2)
+        return capped(product, self.layer.softcap).view(*query.shape[:3], -1)
+
+    def turned(self, start: int) -> Tensor:
+        """Return the queries turned to their own positions, consecutive from `start`."""
+        geometry = self.layer.geometry
+        if geometry is None:
+            return self.wide
+        phases = geometry.between(start, start + self.wide.shape[2])
+        return geometry.rotate(self.wide, phases, self.partner)
+
+    def page_scores(self, framed: Tensor, distance: Tensor, reach: int) -> Tensor:
+        """Return the scores of all pages: a query is turned once per page.
+
+        framed    [batch, kv_heads, pages, length, dim]
+        distance  [batch, heads, query, pages] tokens, 0 to below `reach`, from the start of the
+                  page's document to the query
+        returns   [batch, heads, query, slots]
+        """
+        batch, kv_heads, rows = self.grouped
+        pages = framed.shape[2]
+        turned = self.wide[..., None, :]
+        if self.layer.geometry is not None and self.partner is not None:
+            phases = self.layer.geometry.looked_up(distance, reach)
+            turned = self.layer.geometry.rotate(turned, phases, self.partner[..., None, :])
+        paged = turned.expand(*self.wide.shape[:3], pages, -1)
+        paged = paged.reshape(batch, kv_heads, rows, pages, -1).transpose(2, 3)
+        product = paged @ framed.to(paged.dtype).transpose(-1, -2)
+        capped(product, self.layer.softcap)
+        return product.transpose(2, 3).reshape(*self.wide.shape[:3], -1)
+
+    def weigh(self, weights: Tensor, near: Tensor, far: Tensor) -> Tensor:
+        """Sum values by weights.
+
+        weights    [batch, heads, query, slots + outside]
+        near, far  [batch, kv_heads, slots or outside, dim]
+        returns    [batch, heads, query, dim]
+        """
+        split = [near.shape[2], far.shape[2]]
+        close, distant = weights.view(*self.grouped, -1).split(split, -1)
+        read = close @ near.to(weights.dtype)
+        read += distant @ far.to(weights.dtype)
+        return read.view_as(self.wide)

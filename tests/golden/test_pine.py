@@ -83,7 +83,7 @@ def test_importance_and_orders(family: str, prompt: str, monkeypatch: pytest.Mon
         return ranked
 
     monkeypatch.setattr(document_rows, "nearest_first", spy)
-    monkeypatch.setattr(document_rows, "TURNED_BUDGET", 1)  # one sort per query document
+    monkeypatch.setattr(document_rows, "BUDGET", 1)  # one sort per query document
     monkeypatch.setattr(suffix_rows, "nearest_first", spy)
     door, pine = door_of(family), Pine(segments)
     door.forward(torch.tensor([segments.ids]), pine)
@@ -95,7 +95,7 @@ def test_importance_and_orders(family: str, prompt: str, monkeypatch: pytest.Mon
         sorts = seen[layer * per_layer : (layer + 1) * per_layer]
         for document in range(documents):
             if documents > 2:  # with two, the authors have nothing to sort and keep no order
-                weight, ranked = (found[:, :, 0] for found in sorts[document])
+                weight, ranked = (found[None, :, 0] for found in sorts[document])
                 order_segments = expected["order_segments"][layer, :, document]
                 assert ranked[0].tolist() == order_segments.tolist()
                 others = [d for d in range(documents) if d != document]

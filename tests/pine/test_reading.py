@@ -68,7 +68,7 @@ def test_small_row_blocks_change_nothing_but_rounding(monkeypatch: pytest.Monkey
     qkv, layer = tensors(prompt + 1), Layer(0, RotaryGeometry(INV_FREQ), SCALING)
     whole = read(Pine(segments_of(4, lengths, 8)), layer, prompt, qkv)
     monkeypatch.setattr(blocks, "ROWS_BUDGET", 1)
-    monkeypatch.setattr(document_rows, "TURNED_BUDGET", 1)
+    monkeypatch.setattr(document_rows, "BUDGET", 1)
     pieces = read(Pine(segments_of(4, lengths, 8)), layer, prompt, qkv)
     torch.testing.assert_close(pieces, whole, atol=1e-5, rtol=0)
 

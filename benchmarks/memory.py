@@ -1,0 +1,73 @@
+"""Peak memory of PINE against plain attention: what prefill and decode hold above the model.
+
+Each way runs in a process of its own, alternately; the kernel's high-water mark of resident memory
+is reset once the model is there and read after a prompt and some decoded tokens (Linux only).
+"""
+
+import sys
+
+sys.path.pop(0)  # this folder: there the script's own name would hide the package `pine`
+
+import ctypes
+import gc
+import subprocess
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from benchmarks._harness import Row, arguments, medians, show
+from benchmarks._llama import random_llama
+from benchmarks.pine import CASES, WAYS, Sides
+from kvedit.hf import open_door
+
+MEGABYTE = 2**20
+
+
+def resident(field: str) -> float:
+    """Return a field of the kernel's account of this process: VmRSS now, VmHWM the peak, in MB."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024 / MEGABYTE
+    raise ValueError(f"/proc/self/status must have {field}, got none; run on Linux")
+
+
+@torch.inference_mode()
+def peak(case: str, way: str) -> float:
+    """Return the most that one way holds above the model, MB."""
+    torch.set_num_threads(2)
+    sides = Sides(open_door(random_llama("94M")), case, ways=(way,))
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")
+    sides.prefill(way)
+    sides.decode(way)
+    return resident("VmHWM") - before
+
+
+def alone(case: str, way: str) -> float:
+    """Return the same, measured in a process of its own."""
+    asked = [sys.executable, __file__, case, way]
+    return float(subprocess.run(asked, check=True, capture_output=True, text=True).stdout)
+
+
+def main() -> None:
+    """Measure, print, write; with a case and a way, print that one's peak."""
+    if len(sys.argv) == 3 and sys.argv[1] in CASES:
+        print(peak(*sys.argv[1:]))
+        return
+    options = arguments(__doc__.splitlines()[0] if __doc__ else "")
+    cases = tuple(CASES)[:2] if options.quick else tuple(CASES)
+    rows: list[Row] = []
+    for case in cases:
+        ways = {way: partial(alone, case, way) for way in WAYS}
+        found = medians(1 if options.quick else 3, ways)
+        for other in ("lean", "stock"):
+            metric = f"peak above the model, PINE / {other}"
+            rows.append(Row(f"94M {case}", metric, found["pine"], "MB", found[other]))
+    show("PINE, peak memory, random 94M Llama, float32", rows, options.json)
+
+
+if __name__ == "__main__":
+    main()
