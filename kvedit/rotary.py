@@ -1,7 +1,7 @@
 """Rotary positions: one geometry per layer, and the turn that all techniques share.
 
-Su et al., "RoFormer" (arXiv 2104.09864), eq. 34: `<R(p) q, R(s) k>` depends on `p - s` alone. A turn
-is written as in that equation: every dimension times a cosine, plus its partner times a sine.
+Su et al., "RoFormer" (arXiv 2104.09864), eq. 34: `<R(p) q, R(s) k>` depends on `p - s` alone. A
+turn is written as in that equation: every dimension times a cosine, plus its partner times a sine.
 """
 
 from __future__ import annotations
@@ -57,22 +57,21 @@ class RotaryGeometry:
         if reach > TABLE_REACH:
             return self.phases(positions)
         found = self._rows(reach).index_select(0, positions.reshape(-1))
-        cos, sin = found.view(*positions.shape, 2 * self.width).split(self.width, -1)
-        return cos, sin
+        return self._halves(found.view(*positions.shape, 2 * self.width))
 
     def between(self, first: int, last: int) -> Phases:
         """Return the phases of the positions from first to before last: [last - first, width]."""
         if last > TABLE_REACH:
             return self.phases(torch.arange(first, last, device=self.inv_freq.device))
-        cos, sin = self._rows(last)[first:last].split(self.width, -1)
-        return cos, sin
+        return self._halves(self._rows(last)[first:last])
 
     def partner(self, vectors: Tensor) -> Tensor:
         """Return for each dimension the one that it turns with: [..., width], another tensor."""
         half = self.width // 2
         if self.layout == "half":
             return torch.cat((vectors[..., half : 2 * half], vectors[..., :half]), -1)
-        return vectors[..., : 2 * half].unflatten(-1, (half, 2)).flip(-1).flatten(-2)
+        pairs = vectors[..., : 2 * half].reshape(*vectors.shape[:-1], half, 2)
+        return pairs.flip(-1).flatten(-2)
 
     def rotate(self, vectors: Tensor, phases: Phases, partner: Tensor | None = None) -> Tensor:
         """Turn vectors by phases that are already known (RoFormer, eq. 34).
@@ -122,8 +121,11 @@ class RotaryGeometry:
             return torch.cat((first, second), -1)
         return torch.stack((first, second), -1).flatten(-2)
 
+    def _halves(self, rows: Tensor) -> Phases:
+        return rows[..., : self.width], rows[..., self.width :]
+
     def _rows(self, reach: int) -> Tensor:
-        """Return a table of at least `reach` positions: [positions, 2 * width], cosine then sine."""
+        """Return a table of `reach` positions or more: [positions, 2 * width], cosine and sine."""
         if not self._table or self._table[0].shape[0] < reach:
             size = -(-reach // TABLE_STEP) * TABLE_STEP
             places = torch.arange(size, device=self.inv_freq.device)

@@ -8,7 +8,11 @@ ROWS_BUDGET = 1 << 22  # numbers that one block of rows may hold, per batch row:
 
 
 def row_blocks(rows: int, per_row: int, budget: int = ROWS_BUDGET) -> Iterator[slice]:
-    """Yield slices of rows such that each block holds at most `budget` numbers."""
-    step = max(1, budget // max(1, per_row))
+    """Yield slices of rows, of about one size, of which each holds at most `budget` numbers.
+
+    Four rows of which three would fit are cut into two and two.
+    """
+    most = max(1, budget // max(1, per_row))
+    step = max(1, -(-rows // -(-rows // most))) if rows else 1
     for first in range(0, rows, step):
         yield slice(first, min(rows, first + step))

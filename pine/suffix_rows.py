@@ -148,8 +148,7 @@ class _Asking:
         near, far  [batch, kv_heads, slots or outside, dim]
         returns    [batch, heads, query, dim]
         """
-        split = [near.shape[2], far.shape[2]]
-        close, distant = weights.view(*self.grouped, -1).split(split, -1)
-        read = close @ near.to(weights.dtype)
-        read += distant @ far.to(weights.dtype)
+        grouped, slots = weights.view(*self.grouped, -1), near.shape[2]
+        read: Tensor = grouped[..., :slots] @ near.to(weights.dtype)
+        read += grouped[..., slots:] @ far.to(weights.dtype)
         return read.view_as(self.wide)
