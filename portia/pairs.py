@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from portia.bradley_terry import Comparison, Estimate, fit
 from portia.verdict import TIE, Status, Verdict, Vote
+
+if TYPE_CHECKING:
+    from portia.bradley_terry import Comparison, Estimate
 
 Pair = tuple[int, int]
 
@@ -22,6 +25,8 @@ def decide_pairs(
     The strongest has won if it has won all of its own pairs; else the status says why nobody has:
     unparsed or order_conflict if one of its pairs is, tie if it only tied or lost one.
     """
+    from portia.bradley_terry import fit  # scipy, which a server starts without
+
     found = fit(_comparisons(votes, texts), len(texts), texts)
     by_text = sorted(range(len(texts)), key=texts.__getitem__)
     ranking = sorted(by_text, key=lambda index: -found.candidates[index].value)
@@ -40,6 +45,8 @@ def decide_pairs(
 
 
 def _comparisons(votes: Sequence[Vote], texts: Sequence[str]) -> list[Comparison]:
+    from portia.bradley_terry import Comparison
+
     found = []
     for vote in votes:
         first, second = vote.by_slot

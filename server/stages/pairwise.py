@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import combinations
 from math import comb
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from portia.bradley_terry import Estimate
 from portia.consensus import SETTLED
 from portia.pairs import Pair, decide_pairs
 from portia.verdict import TIE, Verdict, Vote, decide
 from server.job import Ballot, Job, Reply
 from server.stages.base import Claim, Level, Need, Proceed, Stage, ballot_of
 from server.stages.swap import together
+
+if TYPE_CHECKING:
+    from portia.bradley_terry import Estimate
 
 
 class Pairwise(Stage):
