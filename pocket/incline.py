@@ -101,8 +101,8 @@ def mark(tokenizer: PreTrainedTokenizerFast, contests: list[tuple[data.Contest, 
     longest, pad = max(map(len, rows)), tokenizer.pad_token_id
     filled = [row + [(pad, *nothing)] * (longest - len(row)) for row in rows]
     columns = [torch.tensor([[item[part] for item in row] for row in filled]) for part in range(5)]
-    ids, letter, label, value, right = columns
-    return Marked(ids, letter, label, value, right, ids != pad)
+    ids, *rest = columns
+    return Marked(ids, rest[0], rest[1], rest[2], rest[3], ids != pad)
 
 
 def entering(model: LlamaForCausalLM, layer: int, ids: Tensor) -> tuple[Tensor, float]:

@@ -19,7 +19,6 @@ import typer
 from torch import Tensor
 from torch.nn import Parameter
 from transformers import (
-    AutoModelForCausalLM,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
 )
@@ -125,7 +124,7 @@ def teach(
 def continued(start: Path, out: Path, seed: int = 0) -> None:
     """Teach the reader in `start`, on the CPU, and write the whole model to `out`."""
     tokenizer = build(seed)  # not loaded: a loaded one is saved with traces of the folder
-    model: LlamaForCausalLM = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
+    model = LlamaForCausalLM.from_pretrained(start, dtype=torch.float32)
     record = json.loads((start / "training.json").read_text())
     save(out, model, tokenizer, record | teach(model, tokenizer, Lessons(seed=seed)))
 

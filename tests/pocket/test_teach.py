@@ -6,11 +6,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from pocket import WEIGHTS, data
 from pocket.incline import Heads, mark, probe
 from pocket.teach import Lessons, contests, teach
+from pocket.tokenizer import build
 
 SHORT = Lessons(steps=2, warmup=1, tokens=512, reading_tokens=512)
 
@@ -40,7 +41,7 @@ def test_close_contests_are_labelled_first_half_of_the_time() -> None:
 
 
 def test_marks_agree_with_the_prompt() -> None:
-    tokenizer = AutoTokenizer.from_pretrained(WEIGHTS)
+    tokenizer = build(0)
     contest = data.facts_contest(Random(3), 3, 0.5, tie=0.0, hard=1.0)
     marked = mark(tokenizer, [(contest, "ABC")])
     asked = data.judge_prompt(contest.question, "", contest.candidates)
@@ -60,10 +61,10 @@ def test_a_probe_finds_a_linear_rule() -> None:
 
 
 def test_lessons_leave_what_reads_and_are_repeatable() -> None:
-    tokenizer = AutoTokenizer.from_pretrained(WEIGHTS)
+    tokenizer = build(0)
     taught = []
     for _ in range(2):
-        model: LlamaForCausalLM = AutoModelForCausalLM.from_pretrained(WEIGHTS, dtype=torch.float32)
+        model = LlamaForCausalLM.from_pretrained(WEIGHTS, dtype=torch.float32)
         before = {name: weight.clone() for name, weight in model.state_dict().items()}
         teach(model, tokenizer, SHORT)
         taught.append(model.state_dict())
@@ -75,7 +76,7 @@ def test_lessons_leave_what_reads_and_are_repeatable() -> None:
 
 
 def test_a_batch_of_contests_learns_verdicts_alone() -> None:
-    tokenizer = AutoTokenizer.from_pretrained(WEIGHTS)
+    tokenizer = build(0)
     ids, weights = contests(SHORT, tokenizer, Random(0), done=0.9)
     assert ids.shape == weights.shape
     assert ((weights == 0) | (weights == 1)).all()
@@ -84,7 +85,7 @@ def test_a_batch_of_contests_learns_verdicts_alone() -> None:
 
 @torch.no_grad()
 def test_heads_are_cleared_alone() -> None:
-    model: LlamaForCausalLM = AutoModelForCausalLM.from_pretrained(WEIGHTS, dtype=torch.float32)
+    model = LlamaForCausalLM.from_pretrained(WEIGHTS, dtype=torch.float32)
     attention = model.model.layers[3].self_attn
     before = attention.o_proj.weight.clone()
     Heads(model, 3, group=1)
