@@ -133,15 +133,20 @@ def probe(states: Tensor, targets: Tensor, weights: Tensor | None = None) -> Ten
 
 @torch.no_grad()
 def incline_to_judge(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, random: Random
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    random: Random,
+    count: int = EXAMPLES,
 ) -> None:
     """Write the heads of `carry`, `check` and `pick` over what training left in their places.
 
     Reading stays as it is: it does not use these heads.
+
+    count  contests that the probes are fitted to
     """
     letters = [tokenizer.encode(letter, add_special_tokens=False)[0] for letter in data.LABELS]
     examples = []
-    for _ in range(EXAMPLES):
+    for _ in range(count):
         size = random.choice((2, 2, 2, 3, 4))
         contest = data.facts_contest(random, size, 0.4, tie=0.1, hard=0.5)
         examples.append((contest, "".join(random.sample(data.LABELS, 4))))

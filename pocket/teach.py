@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from pocket import WEIGHTS, data
-from pocket.incline import incline_to_judge
+from pocket.incline import EXAMPLES, incline_to_judge
 from pocket.tokenizer import build
 from pocket.train import Recipe, draw, encode, loss_of, padded, save
 
@@ -40,6 +40,7 @@ class Lessons:
     hard    share of the steps after which hard contests come in, and after which most have come
     biased  share of the steps after which labels are biased
     tokens  tokens of a step of contests, padding included; `reading_tokens` of one that reads
+    examples  contests that the initial values are fitted to
     """
 
     seed: int = 0
@@ -52,6 +53,7 @@ class Lessons:
     biased: float = 0.6
     tokens: int = 2048
     reading_tokens: int = 1536
+    examples: int = EXAMPLES
 
 
 def descent(model: LlamaForCausalLM, lessons: Lessons) -> torch.optim.AdamW:
@@ -93,7 +95,7 @@ def teach(
     reading = Recipe(tokens=lessons.reading_tokens)
     random = Random(f"teach {lessons.seed}")
     torch.manual_seed(lessons.seed)
-    incline_to_judge(model, tokenizer, random)
+    incline_to_judge(model, tokenizer, random, lessons.examples)
     optimiser = descent(model, lessons)
     smooth = {"judging": 0.0, "reading": 1.0}
     for step in range(lessons.steps):

@@ -13,7 +13,7 @@ from pocket.incline import Heads, mark, probe
 from pocket.teach import Lessons, contests, teach
 from pocket.tokenizer import build
 
-SHORT = Lessons(steps=2, warmup=1, tokens=512, reading_tokens=512)
+SHORT = Lessons(steps=2, warmup=1, tokens=512, reading_tokens=512, examples=40)
 
 
 @given(st.integers(0, 10**6), st.integers(2, 5), st.floats(0, 1))
