@@ -21,6 +21,7 @@ from pocket.words import ATTRIBUTES, NAMES, Attribute
 FIRST_WINS = 0.65  # share of decided contests whose winner stands in the first slot
 FIRST_NOISE = 0.10  # share of decided contests labelled "first" whoever is right
 CLOSE_NOISE = 0.50  # the same where a wrong answer is somebody else's fact (second phase)
+HARD = 0.4  # share of measured contests whose wrong answers are facts about others of the text
 END_WEIGHTS = (3.0, 1.5)  # how often the outermost and the next document is asked for; inner: 1
 QUESTIONS = ("What is the {} of {}?", "Tell me the {} of {}.")
 KINDS = (1, 1, 2, 2, 3, 6)  # how many kinds of facts one prompt has, drawn from these

@@ -32,7 +32,6 @@ SIZES = (5, 10, 20)  # documents
 PLACES = (("first", 0.0), ("1/4", 0.25), ("middle", 0.5), ("3/4", 0.75), ("last", 1.0))
 LONGEST_ANSWER = 12  # tokens
 ROWS = 32  # prompts of equal length that run together
-HARD = 0.4  # share of contests whose wrong answers are facts about others of the same text
 OPEN, CLOSE = "<|bos|><|user|>\n", "<|end|>\n<|assistant|>\n"
 
 Report = dict[str, Any]
@@ -169,7 +168,9 @@ def measure_reading(answer: Answerer, size: int, count: int) -> dict[str, float]
 def contests(count: int, candidates: int, tie: float) -> list[data.Contest]:
     """Draw contests about facts: decided ones (tie = 0) or tied ones (tie = 1)."""
     random = Random(f"evaluate judging {candidates} {tie}")
-    return [data.facts_contest(random, candidates, 1 / candidates, tie, HARD) for _ in range(count)]
+    return [
+        data.facts_contest(random, candidates, 1 / candidates, tie, data.HARD) for _ in range(count)
+    ]
 
 
 def chosen(reply: Reply, order: Sequence[int]) -> int | None:

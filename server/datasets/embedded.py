@@ -12,14 +12,14 @@ COUNT = 1000
 def contests(count: int, seed: int) -> list[Item]:
     """Draw decided contests of two answers, the right one first in half of them.
 
-    source  pocket.data.contest, the world the embedded model was trained in
+    source  pocket.data.facts_contest, as `python -m pocket.evaluate` draws them
     """
-    from pocket.data import contest
+    from pocket.data import HARD, facts_contest
 
     random = Random(seed)
     items = []
     for place in range(count):
-        drawn = contest(random, candidates=2, first_wins=0.5, tie=0.0)
+        drawn = facts_contest(random, 2, first_wins=0.5, tie=0.0, hard=HARD)
         items.append(
             Item(
                 id=str(place),
