@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -57,15 +57,15 @@ class Company(Protocol):
     """Readings that read their tokens of one forward together, in one pass a layer."""
 
     @property
-    def members(self) -> Iterable[int]:
-        """Return their places among all readings of the forward."""
+    def members(self) -> Collection[int]:
+        """Return their places among all readings of the forward, ascending."""
         ...
 
-    def read(self, layer: Layer, query: Tensor, key: Tensor, value: Tensor, output: Tensor) -> None:
+    def read(self, layer: Layer, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Do what each member's `read` does, for the tokens of all.
 
         query, key, value  as in `Reading.read`, the tokens of all readings on one axis; batch is 1
-        output             [1, heads, query, dim], where the members' rows are to be written
+        returns            [1, heads, tokens, dim], the members' tokens one after the other
         raises             whatever goes wrong; no member has cached anything of this layer then,
                            and each can read it alone
         """

@@ -8,7 +8,7 @@ Readings of one kind may do so in company (`kvedit.reading.Sociable`): the same,
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -40,8 +40,16 @@ class Together:
 
     def read(self, layer: Layer, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Let every reading read its own tokens (see `kvedit.reading.Reading`); batch is 1."""
-        output = torch.empty_like(query)
-        done = self._in_company(layer, query, key, value, output)
+        pieces = self._in_company(layer, query, key, value)
+        if len(pieces) == 1 and len(pieces[0][0]) == len(self._readings):
+            return pieces[0][1]
+        output, done = torch.empty_like(query), set()
+        for members, read in pieces:
+            rows = [self._rows[place] for place in members]
+            done.update(members)
+            lengths = [each.stop - each.start for each in rows]
+            for each, own in zip(rows, read.split_with_sizes(lengths, 2), strict=True):
+                output[:, :, each] = own
         for place, (reading, rows) in enumerate(zip(self._readings, self._rows, strict=True)):
             if place in done:
                 continue
@@ -60,21 +68,21 @@ class Together:
         return {}
 
     def _in_company(
-        self, layer: Layer, query: Tensor, key: Tensor, value: Tensor, output: Tensor
-    ) -> set[int]:
-        """Let companies read; return who has read. If one fails, its members go on alone."""
-        done: set[int] = set()
+        self, layer: Layer, query: Tensor, key: Tensor, value: Tensor
+    ) -> list[tuple[Collection[int], Tensor]]:
+        """Return who has read in company, and what. If one fails, its members go on alone."""
+        pieces: list[tuple[Collection[int], Tensor]] = []
         try:
             if self._companies is None:
                 self._companies = []
                 self._companies = self._gather(query)
-            for company in tuple(self._companies):
-                company.read(layer, query, key, value, output)
-                done.update(company.members)
+            for company in self._companies:
+                read = company.read(layer, query, key, value)
+                pieces.append((company.members, read))
         except Exception:
             log.exception("readings in company failed; each goes on alone")
             self._companies = []
-        return done
+        return pieces
 
     def _gather(self, query: Tensor) -> list[Company]:
         """Return the companies that the readings form, kind by kind."""

@@ -114,12 +114,14 @@ class Padded:
     frame     [members, slots] int64, position of a key in its own span's frame
     position  [members, slots] int64, position of a query, its document being nearest
     lengths   [members, documents] int64, 0 where a member has fewer documents
+    shares    [members, documents] one over them
     end       [members] int64, position of the first suffix token
     asker     [rows] int64
     bias      [members, askers, documents] inf for the asking document itself, -inf where there is
               no document, else 0
     rivals    [members, rows, inside] 0, or `HIDDEN` where a slot does not compete for a row
     hidden    [members, rows, slots] 0, or `HIDDEN` where a row does not see a slot
+    later     [prefix, prefix] 0, or `HIDDEN` where a token comes after a row
     sorts     whether documents have more than one other to sort
     reach     all positions lie below
     """
@@ -130,11 +132,13 @@ class Padded:
     frame: Tensor
     position: Tensor
     lengths: Tensor
+    shares: Tensor
     end: Tensor
     asker: Tensor
     bias: Tensor
     rivals: Tensor
     hidden: Tensor
+    later: Tensor
     sorts: bool
     reach: int
 
@@ -166,6 +170,7 @@ class Padded:
             frame=by_slot(none, end, zero) + slots.index,
             position=by_slot(end - lengths, end, zero) + slots.index,
             lengths=lengths,
+            shares=1 / lengths.clamp(min=1),
             end=end[:, 0],
             asker=torch.where(span < room.documents, span, room.documents + slots.index)[
                 : room.rows
@@ -173,6 +178,7 @@ class Padded:
             bias=bias.masked_fill_((lengths == 0)[:, None], -torch.inf),
             rivals=_added(seen[..., : room.inside] & others),
             hidden=_added(seen),
+            later=_added(torch.ones((room.prefix,) * 2, device=device).bool().tril()),
             sorts=any(len(each.documents) > 2 for each in prompts),
             reach=max(each.end for each in prompts) + max(room.longest, room.suffix),
         )

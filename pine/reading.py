@@ -69,9 +69,8 @@ class Pine:
             if reading._begins_with(rows[place].stop - rows[place].start)
         ]
         for group in companies([readings[place]._segments for place in places]):
-            if len(group) > 1:
-                chosen = {places[each]: readings[places[each]] for each in group}
-                yield PineCompany(chosen, [rows[place] for place in chosen], query)
+            chosen = {place: readings[place] for place in sorted(places[each] for each in group)}
+            yield PineCompany(chosen, [rows[place] for place in chosen], query)
 
     def borders(self) -> tuple[int, ...]:
         """Cut after the prefix and after the documents; begin after what is at hand."""
@@ -225,10 +224,11 @@ class PineCompany:
         self._suffixes = [len(each.suffix) for each in prompts]
         self._pass = Pass(padded)
 
-    def read(self, layer: Layer, query: Tensor, key: Tensor, value: Tensor, output: Tensor) -> None:
+    def read(self, layer: Layer, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Read all tokens of the prompts (see `kvedit.reading.Company`)."""
-        importance = self._pass.read(layer, query, key, value, output)
+        output, importance = self._pass.read(layer, query, key, value)
         for place, reading in enumerate(self.members.values()):
             rows, own = self._rows[place], importance[place : place + 1]
             own = own[:, :, : self._suffixes[place], : self._documents[place]]
             reading.hold(layer, key[:, :, rows], value[:, :, rows], own)
+        return output

@@ -91,8 +91,12 @@ class Encoder:
                 param="documents",
             )
         before, after = text.split(mark)
-        prefix = self._ids(before, special=isinstance(prompt, TextPrompt))
-        *pieces, suffix = self._tokenise([*(part.text for part in documents), after])
+        others = [*(part.text for part in documents), after]
+        if isinstance(prompt, TextPrompt):
+            prefix = self._ids(before, special=True)
+            *pieces, suffix = self._tokenise(others)
+        else:  # one call, since that is what a short prompt costs
+            prefix, *pieces, suffix = self._tokenise([before, *others])
         segments = Segments(prefix, tuple(pieces), suffix).canonical()
         return Encoded(segments.ids, self._decode(segments.ids), segments)
 
