@@ -54,7 +54,9 @@ class Pine:
         self._cached: dict[int, Cached] = {}
         self._borders: tuple[int, ...] | None = None
         self._forward = (0, 0)  # tokens of the forward that runs, or ran last
-        self._unlaid: dict[int, tuple[Tensor, Tensor]] = {}  # read in company, not yet cached
+        self._unlaid: dict[
+            int, tuple[Tensor, Tensor, slice]
+        ] = {}  # read in company, not cached yet
 
     @classmethod
     def companies(
@@ -103,15 +105,23 @@ class Pine:
             note["importance"] = self._explanation.in_order(order)
         return {"pine": note}
 
-    def hold(self, layer: Layer, key: Tensor, value: Tensor, importance: Tensor) -> None:
+    def hold(
+        self, layer: Layer, key: Tensor, value: Tensor, rows: slice, importance: Tensor
+    ) -> None:
         """Take note of a whole prompt that was read in company; it is cached when it is needed.
 
-        key, value  as in `read`
-        importance  of documents to suffix tokens, [1, heads, suffix, documents]
+        key, value  as in `read`, of several prompts
+        rows        its own among them
+        importance  of documents to suffix tokens, [heads, suffix, documents], padded
         """
-        self._unlaid[layer.index] = key, value
+        self._unlaid[layer.index] = key, value, rows
         if self._explanation is not None:
-            self._explanation.add(importance)
+            own = importance[:, : len(self._segments.suffix), : len(self._segments.documents)]
+            self._explanation.add(own)
+
+    def forget(self, layer: Layer) -> None:
+        """Take `hold` back: the layer is going to be read alone."""
+        self._unlaid.pop(layer.index, None)
 
     def _begins_with(self, tokens: int) -> bool:
         """Return whether a forward of some tokens is the whole prompt, of which nothing is read."""
@@ -178,8 +188,9 @@ class Pine:
             rows.append(self._suffix(layer, layout, layout.end, *suffix))
         return torch.cat(rows, 2)
 
-    def _lay(self, layer: Layer, layout: Layout, key: Tensor, value: Tensor) -> None:
-        """Cache a whole prompt that has been read."""
+    def _lay(self, layer: Layer, layout: Layout, key: Tensor, value: Tensor, rows: slice) -> None:
+        """Cache a whole prompt that has been read (see `hold`)."""
+        key, value = key[:, :, rows], value[:, :, rows]
         framed = turn(layer.geometry, key, layout.frame(0, key.shape[2]))
         prefix, inside, suffix = (
             slice(0, layout.prefix),
@@ -210,7 +221,7 @@ class Pine:
 class PineCompany:
     """Prompts that are read in one pass a layer (see `kvedit.reading.Company`).
 
-    members  by place among all readings of the forward
+    members  by place among all readings of the forward, ascending
     rows     of each, its tokens on the shared axis
     query    of one layer
     """
@@ -219,16 +230,17 @@ class PineCompany:
         self.members = members
         self._rows = rows
         prompts = [each._segments for each in members.values()]
-        padded = Padded.of(prompts, [each.start for each in rows], query.device)
-        self._documents = [len(each.documents) for each in prompts]
-        self._suffixes = [len(each.suffix) for each in prompts]
-        self._pass = Pass(padded)
+        self._pass = Pass(Padded.of(prompts, [each.start for each in rows], query.device))
 
     def read(self, layer: Layer, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Read all tokens of the prompts (see `kvedit.reading.Company`)."""
         output, importance = self._pass.read(layer, query, key, value)
-        for place, reading in enumerate(self.members.values()):
-            rows, own = self._rows[place], importance[place : place + 1]
-            own = own[:, :, : self._suffixes[place], : self._documents[place]]
-            reading.hold(layer, key[:, :, rows], value[:, :, rows], own)
+        readings = self.members.values()
+        try:
+            for reading, rows, own in zip(readings, self._rows, importance, strict=True):
+                reading.hold(layer, key, value, rows, own)
+        except Exception:
+            for reading in readings:
+                reading.forget(layer)
+            raise
         return output

@@ -100,11 +100,13 @@ class Worker:
     @contextmanager
     def expecting(self) -> Iterator[None]:
         """Announce a request that can share forwards: who is idle until then may wait for it."""
-        self._coming += 1
+        with self._lock:
+            self._coming += 1
         try:
             yield
         finally:
-            self._coming -= 1
+            with self._lock:
+                self._coming -= 1
             self._inbox.put(None)  # whether it was submitted or not
 
     def check(self) -> None:
@@ -140,9 +142,10 @@ class Worker:
     def _await_company(self) -> None:
         """Take in what is being planned: one forward for all costs less than one more for each."""
         end = monotonic() + PATIENCE
-        while self._coming and not self._closing and (left := end - monotonic()) > 0:
+        # in this order: a request is in the inbox before it stops coming
+        while (self._coming or not self._inbox.empty()) and not self._closing:
             try:
-                self._take(self._inbox.get(timeout=left))
+                self._take(self._inbox.get(timeout=max(end - monotonic(), 0)))
             except Empty:
                 return
 
