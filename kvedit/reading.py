@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -50,4 +50,40 @@ class Reading(Protocol):
 
     def report(self) -> Mapping[str, Any]:
         """Return what the reading has to say of this sequence, for the reply's notes."""
+        ...
+
+
+class Company(Protocol):
+    """Readings that read their tokens of one forward together, in one pass a layer."""
+
+    @property
+    def members(self) -> Collection[int]:
+        """Return their places among all readings of the forward, ascending."""
+        ...
+
+    def read(self, layer: Layer, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Do what each member's `read` does, for the tokens of all.
+
+        query, key, value  as in `Reading.read`, the tokens of all readings on one axis; batch is 1
+        returns            [1, heads, tokens, dim], the members' tokens one after the other
+        raises             whatever goes wrong; no member has cached anything of this layer then,
+                           and each can read it alone
+        """
+        ...
+
+
+@runtime_checkable
+class Sociable(Protocol):
+    """A kind of reading that can do with others of its kind what each would do alone."""
+
+    @classmethod
+    def companies(
+        cls, readings: Mapping[int, Any], rows: Sequence[slice], query: Tensor
+    ) -> Iterable[Company]:
+        """Return who reads a forward together; those in no company read alone.
+
+        readings  of this kind, by place among all
+        rows      of all readings by place, their tokens on the axis
+        query     of one layer, [1, heads, query, dim]
+        """
         ...

@@ -13,7 +13,7 @@ every key moves by the same amount, so keys stay in their document's frame and d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,12 +24,15 @@ from kvedit.reading import Layer
 from kvedit.rotary import turn
 from kvedit.shelf import Shelf
 from kvedit.spans import Span
+from pine import kernels
 from pine.cache import Cached, Layout
 from pine.document_rows import document_rows
 from pine.explanation import Explanation
+from pine.padded import Padded
 from pine.reuse import Reuse
 from pine.segments import Segments
 from pine.suffix_rows import suffix_rows
+from pine.together import Pass, companies
 
 
 class Pine:
@@ -51,6 +54,25 @@ class Pine:
         self._cached: dict[int, Cached] = {}
         self._borders: tuple[int, ...] | None = None
         self._forward = (0, 0)  # tokens of the forward that runs, or ran last
+        self._unlaid: dict[
+            int, tuple[Tensor, Tensor, slice]
+        ] = {}  # read in company, not cached yet
+
+    @classmethod
+    def companies(
+        cls, readings: Mapping[int, Pine], rows: Sequence[slice], query: Tensor
+    ) -> Iterator[PineCompany]:
+        """Return who reads a whole prompt beside others (see `kvedit.reading.Sociable`)."""
+        if kernels.available(query):  # a prompt alone is few calls there
+            return
+        places = [
+            place
+            for place, reading in readings.items()
+            if reading._begins_with(rows[place].stop - rows[place].start)
+        ]
+        for group in companies([readings[place]._segments for place in places]):
+            chosen = {place: readings[place] for place in sorted(places[each] for each in group)}
+            yield PineCompany(chosen, [rows[place] for place in chosen], query)
 
     def borders(self) -> tuple[int, ...]:
         """Cut after the prefix and after the documents; begin after what is at hand."""
@@ -62,6 +84,8 @@ class Pine:
         """Read a prompt, at once or cut at `borders`, and then what follows (see `Reading`)."""
         if self._layout is None:
             self._layout = Layout.of(self._segments, query)
+        if layer.index in self._unlaid:
+            self._lay(layer, self._layout, *self._unlaid.pop(layer.index))
         tokens = self._count(self._layout, layer.index, query.shape[2])
         if tokens[0] < self._layout.end:
             return self._prompt(layer, self._layout, tokens, (query, key, value))
@@ -80,6 +104,30 @@ class Pine:
         if self._explanation is not None:
             note["importance"] = self._explanation.in_order(order)
         return {"pine": note}
+
+    def hold(
+        self, layer: Layer, key: Tensor, value: Tensor, rows: slice, importance: Tensor
+    ) -> None:
+        """Take note of a whole prompt that was read in company; it is cached when it is needed.
+
+        key, value  as in `read`, of several prompts
+        rows        its own among them
+        importance  of documents to suffix tokens, [heads, suffix, documents], padded
+        """
+        self._unlaid[layer.index] = key, value, rows
+        if self._explanation is not None:
+            own = importance[:, : len(self._segments.suffix), : len(self._segments.documents)]
+            self._explanation.add(own)
+
+    def forget(self, layer: Layer) -> None:
+        """Take `hold` back: the layer is going to be read alone."""
+        self._unlaid.pop(layer.index, None)
+
+    def _begins_with(self, tokens: int) -> bool:
+        """Return whether a forward of some tokens is the whole prompt, of which nothing is read."""
+        whole = self._segments.end + len(self._segments.suffix)
+        fresh = not (self._spans or self._cached or self._unlaid)
+        return fresh and self.borders() == (0,) and tokens == whole
 
     def _begin(self) -> tuple[int, ...]:
         """Take what is at hand, and return where the forwards begin after it."""
@@ -140,6 +188,21 @@ class Pine:
             rows.append(self._suffix(layer, layout, layout.end, *suffix))
         return torch.cat(rows, 2)
 
+    def _lay(self, layer: Layer, layout: Layout, key: Tensor, value: Tensor, rows: slice) -> None:
+        """Cache a whole prompt that has been read (see `hold`)."""
+        key, value = key[:, :, rows], value[:, :, rows]
+        framed = turn(layer.geometry, key, layout.frame(0, key.shape[2]))
+        prefix, inside, suffix = (
+            slice(0, layout.prefix),
+            slice(layout.prefix, layout.end),
+            slice(layout.end, None),
+        )
+        span = self._spans[layer.index] = Span()
+        span.append(framed[:, :, prefix], value[:, :, prefix])
+        documents = (each[:, :, inside] for each in (framed, key, value))
+        self._cached[layer.index] = Cached.of(layout, span, *documents)
+        span.append(framed[:, :, suffix], value[:, :, suffix])
+
     def _suffix(
         self,
         layer: Layer,
@@ -153,3 +216,31 @@ class Pine:
         cached = self._cached[layer.index]
         cached.outside.append(turned_key, value)
         return suffix_rows(layer, layout, cached, query, start, self._explanation)
+
+
+class PineCompany:
+    """Prompts that are read in one pass a layer (see `kvedit.reading.Company`).
+
+    members  by place among all readings of the forward, ascending
+    rows     of each, its tokens on the shared axis
+    query    of one layer
+    """
+
+    def __init__(self, members: Mapping[int, Pine], rows: Sequence[slice], query: Tensor) -> None:
+        self.members = members
+        self._rows = rows
+        prompts = [each._segments for each in members.values()]
+        self._pass = Pass(Padded.of(prompts, [each.start for each in rows], query.device))
+
+    def read(self, layer: Layer, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Read all tokens of the prompts (see `kvedit.reading.Company`)."""
+        output, importance = self._pass.read(layer, query, key, value)
+        readings = self.members.values()
+        try:
+            for reading, rows, own in zip(readings, self._rows, importance, strict=True):
+                reading.hold(layer, key, value, rows, own)
+        except Exception:
+            for reading in readings:
+                reading.forget(layer)
+            raise
+        return output

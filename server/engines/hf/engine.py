@@ -7,6 +7,7 @@ import inspect
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -147,10 +148,11 @@ class HfEngine:
         """
         self._worker.check()
         loop = asyncio.get_running_loop()
-        sequences = await loop.run_in_executor(self._planning, self._planner.plan, job)
         channel = Channel(loop)
-        if sequences:
-            self._worker.submit(Ticket(sequences, channel))
+        with nullcontext() if job.deterministic else self._worker.expecting():
+            sequences = await loop.run_in_executor(self._planning, self._planner.plan, job)
+            if sequences:
+                self._worker.submit(Ticket(sequences, channel))
         return Stream(channel, len(sequences))
 
     async def close(self) -> None:

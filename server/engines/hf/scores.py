@@ -63,6 +63,9 @@ class Scorer:
         logits  [vocab]
         labels  each with at least one form in the vocabulary
         """
-        logprobs = log_probabilities(logits)
-        forms = {label: list(self._vocabulary.forms[label.strip()]) for label in labels}
-        return {label: float(logprobs[ids].logsumexp(0)) for label, ids in forms.items()}
+        forms = [self._vocabulary.forms[label.strip()] for label in labels]
+        found = log_probabilities(logits)[[form for ids in forms for form in ids]]
+        sums = [
+            own[0] if len(own) == 1 else own.logsumexp(0) for own in found.split([*map(len, forms)])
+        ]
+        return dict(zip(labels, torch.stack(sums).tolist(), strict=True))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
+from time import monotonic
 
 import torch
 
@@ -19,7 +21,8 @@ from server.engines.hf.stream import Channel
 from server.errors import EngineError
 from server.job import Chunk
 
-PROMPT_TOKENS = 512  # of prompts in one shared forward; a longer piece has work enough of its own
+PROMPT_TOKENS = 1024  # of prompts in one shared forward; a longer piece has work enough of its own
+PATIENCE = 0.02  # seconds that the first of several requests waits for those that are being planned
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +77,7 @@ class Worker:
         self._door = door
         self._limit = limit
         self._running = 0
+        self._coming = 0
         self._inbox: SimpleQueue[Ticket | None] = SimpleQueue()
         self._tickets: list[Ticket] = []
         self._turns: deque[Turn] = deque()
@@ -92,6 +96,18 @@ class Worker:
         with self._lock:  # a ticket must not slip in behind the end of the thread
             self.check()
             self._inbox.put(ticket)
+
+    @contextmanager
+    def expecting(self) -> Iterator[None]:
+        """Announce a request that can share forwards: who is idle until then may wait for it."""
+        with self._lock:
+            self._coming += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._coming -= 1
+            self._inbox.put(None)  # whether it was submitted or not
 
     def check(self) -> None:
         """Raise EngineError (503) if a request sent now would not run."""
@@ -117,11 +133,26 @@ class Worker:
 
     def _receive(self) -> None:
         """Take in what has come; wait for something while there is nothing to do."""
+        idle = not self._running
         while not self._inbox.empty() or not (self._running or self._closing):
-            ticket = self._inbox.get()
-            if ticket is not None:
-                self._tickets.append(ticket)
-                self._admit()
+            self._take(self._inbox.get())
+        if idle and self._turns and self._turns[0].sequence.shares:
+            self._await_company()
+
+    def _await_company(self) -> None:
+        """Take in what is being planned: one forward for all costs less than one more for each."""
+        end = monotonic() + PATIENCE
+        # in this order: a request is in the inbox before it stops coming
+        while (self._coming or not self._inbox.empty()) and not self._closing:
+            try:
+                self._take(self._inbox.get(timeout=max(end - monotonic(), 0)))
+            except Empty:
+                return
+
+    def _take(self, ticket: Ticket | None) -> None:
+        if ticket is not None:
+            self._tickets.append(ticket)
+            self._admit()
 
     def _turn(self) -> None:
         """Give the first sequence its step, and those that fit into its forward theirs."""

@@ -12,7 +12,7 @@ from models import tiny_llama, tiny_qwen2
 from kvedit.plain import Plain
 from pine.reading import Pine
 from server.engines.hf import HfEngine
-from server.errors import EngineError
+from server.errors import EngineError, PlanError
 from server.job import Chunk, Job, Part, Sampling, TextPrompt
 
 TOKENS = 24
@@ -110,7 +110,7 @@ async def test_long_prompts_are_not_packed(make_engine, monkeypatch):
     assert 30 < length < 60
     wide = [width for width in widths.seen if width >= length]
     assert len(wide) == 3
-    assert max(wide) == length + 1  # beside the first one's token
+    assert max(wide) < 2 * length  # beside the first one's prompt or token
 
 
 async def test_a_newcomer_joins_the_next_forward(make_engine):
@@ -123,6 +123,28 @@ async def test_a_newcomer_joins_the_next_forward(make_engine):
     await drain(running)
     assert len(widths.seen) == 180  # the newcomer took no forward of its own
     assert widths.seen.count(2) == TOKENS - 1
+
+
+async def test_who_comes_at_once_begins_in_one_forward(make_engine, monkeypatch):
+    monkeypatch.setattr("server.engines.hf.worker.PATIENCE", 5.0)
+    engine = make_engine()
+    widths = Widths(engine.model)
+    widths.go.set()
+    jobs = [replace(job, sampling=replace(GREEDY, max_tokens=1)) for job in MIXED]
+    impossible = plain("fox", replace(GREEDY, max_tokens=10**6))
+    tasks = [asyncio.ensure_future(engine.generate(job)) for job in (*jobs, impossible)]
+    streams = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(streams.pop(), PlanError)  # and nobody waited for it any longer
+    chunks = await asyncio.gather(*map(drain, streams))
+    assert widths.seen == [sum(each[-1].usage.prompt_tokens for each in chunks)]
+
+
+async def test_patience_ends(make_engine, monkeypatch):
+    monkeypatch.setattr("server.engines.hf.worker.PATIENCE", 0.01)
+    engine = make_engine()
+    with engine._worker.expecting():  # one whose planning takes for ever
+        chunks = await asyncio.wait_for(drain(await engine.generate(plain("fox"))), 5)
+    assert len(scored(chunks)) == TOKENS
 
 
 async def test_one_that_leaves_or_fails_disturbs_nobody(make_engine, caplog):
