@@ -43,13 +43,13 @@ class Together:
         pieces = self._in_company(layer, query, key, value)
         if len(pieces) == 1 and len(pieces[0][0]) == len(self._readings):
             return pieces[0][1]
-        output, done = torch.empty_like(query), set()
+        output, done = torch.empty_like(query), set[int]()
         for members, read in pieces:
-            rows = [self._rows[place] for place in members]
             done.update(members)
-            lengths = [each.stop - each.start for each in rows]
-            for each, own in zip(rows, read.split_with_sizes(lengths, 2), strict=True):
-                output[:, :, each] = own
+            own_rows = [self._rows[place] for place in members]
+            lengths = [rows.stop - rows.start for rows in own_rows]
+            for rows, own in zip(own_rows, read.split_with_sizes(lengths, 2), strict=True):
+                output[:, :, rows] = own
         for place, (reading, rows) in enumerate(zip(self._readings, self._rows, strict=True)):
             if place in done:
                 continue

@@ -117,8 +117,7 @@ class Padded:
     shares    [members, documents] one over them
     end       [members] int64, position of the first suffix token
     asker     [rows] int64
-    bias      [members, askers, documents] inf for the asking document itself, -inf where there is
-              no document, else 0
+    nearest   [askers, documents] inf for the asking document itself, else 0
     rivals    [members, rows, inside] 0, or `HIDDEN` where a slot does not compete for a row
     hidden    [members, rows, slots] 0, or `HIDDEN` where a row does not see a slot
     later     [prefix, prefix] 0, or `HIDDEN` where a token comes after a row
@@ -135,7 +134,7 @@ class Padded:
     shares: Tensor
     end: Tensor
     asker: Tensor
-    bias: Tensor
+    nearest: Tensor
     rivals: Tensor
     hidden: Tensor
     later: Tensor
@@ -151,7 +150,9 @@ class Padded:
         room = reduce(Room.beside, map(Room.of, prompts))
         slots = _Slots.of(room, device)
         counts = torch.tensor([_counts(room, *each) for each in zip(prompts, first, strict=True)])
-        start, prefix, suffix, lengths = counts.to(device).split((1, 1, 1, room.documents), 1)
+        start, prefix, suffix, lengths = counts.to(device).split_with_sizes(
+            [1, 1, 1, room.documents], 1
+        )
         end, zero, none = prefix + lengths.sum(1, keepdim=True), start * 0, lengths * 0
         held = prefix + lengths.cumsum(1) - lengths
 
@@ -162,7 +163,6 @@ class Padded:
         seen = slots.seen & real[:, None]
         span, own = slots.span, torch.eye(room.askers, room.documents, device=device).bool()
         others = span[: room.rows, None] != span[: room.inside]
-        bias = torch.zeros((len(counts), *own.shape), device=device).masked_fill_(own, torch.inf)
         return cls(
             room,
             token=start + (by_slot(held, end, zero) + slots.index).where(real, 0),
@@ -175,7 +175,7 @@ class Padded:
             asker=torch.where(span < room.documents, span, room.documents + slots.index)[
                 : room.rows
             ],
-            bias=bias.masked_fill_((lengths == 0)[:, None], -torch.inf),
+            nearest=torch.zeros(own.shape, device=device).masked_fill_(own, torch.inf),
             rivals=_added(seen[..., : room.inside] & others),
             hidden=_added(seen),
             later=_added(torch.ones((room.prefix,) * 2, device=device).bool().tril()),

@@ -186,7 +186,7 @@ class Pass:
         returns  [members, heads, documents, rows] tokens
         """
         padded = self._padded
-        order = nearest_first(weight + padded.bias[:, None])
+        order = nearest_first(weight + padded.nearest)
         reach = padded.lengths[:, None, None].expand_as(order).gather(-1, order).cumsum(-1)
         appears = torch.empty_like(order)
         appears.scatter_(-1, order, padded.end[:, None, None, None] - reach)
@@ -227,11 +227,10 @@ class Pass:
         far = capped(product, layer.softcap).view(members, kv_heads, group, rows, -1)
         hidden = self._padded.hidden[:, None, None]
         scores = near.new_empty((members, kv_heads, group, rows, slots))
-        torch.add(
-            near.permute(0, 1, 3, 4, 2, 5),
-            hidden[..., :inside].unflatten(-1, (documents, -1)),
-            out=scores[..., :inside].unflatten(-1, (documents, -1)),
+        own, masks = (
+            each[..., :inside].view(*each.shape[:-1], documents, -1) for each in (scores, hidden)
         )
+        torch.add(near.permute(0, 1, 3, 4, 2, 5), masks, out=own)
         torch.add(far, hidden[..., inside:], out=scores[..., inside:])
         weights = torch.softmax(scores, -1, out=scores)
         read: Tensor = weights.view(members, kv_heads, group * rows, slots) @ values
@@ -256,4 +255,4 @@ def _grouped(query: Tensor, key: Tensor) -> Tensor:
 
 def _split(query: Tensor, kv_heads: int) -> Tensor:
     """Give queries the axes of what is read from documents: [.., kv_heads, 1, group, rows, dim]."""
-    return query.unflatten(1, (kv_heads, 1, -1))
+    return query.view(len(query), kv_heads, 1, -1, *query.shape[2:])

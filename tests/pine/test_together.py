@@ -250,9 +250,21 @@ def test_a_pass_that_fails_is_done_without(monkeypatch, caplog, where) -> None:
     pieces = [torch.tensor([each.ids]) for each in PROMPTS]
     rows, side = run(door, [Pine(each) for each in PROMPTS], pieces)
     assert not side.failed
+    assert len(caplog.records) == 1  # it is not tried again in the next layer
     assert "planted" in caplog.text
     for row, own, each in zip(rows, pieces, PROMPTS, strict=True):
         torch.testing.assert_close(row, door.forward(own, Pine(each))[0, -1], atol=5e-5, rtol=0)
+
+
+@torch.inference_mode()
+def test_a_part_of_a_prompt_is_never_read_in_company() -> None:
+    door = open_door(tiny_llama())
+    pieces = [torch.tensor([each.ids]) for each in PROMPTS]
+    rows, side = run(door, [Pine(each) for each in PROMPTS], [pieces[0][:, :7], *pieces[1:]])
+    assert list(side.failed) == [0]  # the middle of a document is no border
+    for place in (1, 2):
+        expected = door.forward(pieces[place], Pine(PROMPTS[place]))[0, -1]
+        torch.testing.assert_close(rows[place], expected, atol=5e-5, rtol=0)
 
 
 def test_prompts_of_unlike_size_keep_apart(monkeypatch) -> None:

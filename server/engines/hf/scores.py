@@ -66,6 +66,7 @@ class Scorer:
         forms = [self._vocabulary.forms[label.strip()] for label in labels]
         found = log_probabilities(logits)[[form for ids in forms for form in ids]]
         sums = [
-            own[0] if len(own) == 1 else own.logsumexp(0) for own in found.split([*map(len, forms)])
+            own[0] if len(own) == 1 else own.logsumexp(0)
+            for own in found.split_with_sizes([*map(len, forms)])
         ]
         return dict(zip(labels, torch.stack(sums).tolist(), strict=True))
