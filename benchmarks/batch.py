@@ -2,8 +2,9 @@
 
 All goes through the engine: event loop, planning, worker thread, one chunk per token. Both ways run
 in one process, in turns. Streams are timed while they decode: from when the last one has its first
-token. `deterministic` ones run at once too, but in forwards of their own. One thread: two would
-wait for each other in every small product whenever the machine has anything else to do.
+token. `deterministic` ones run at once too, but in forwards of their own. Streams have one thread:
+two would wait for each other in every small product whenever the machine has anything else to do.
+Judge calls are shown for one and for two.
 """
 
 from __future__ import annotations
@@ -141,7 +142,7 @@ def stream_rows(runner: asyncio.Runner, case: Case, count: int, pine: bool, runs
     return compared(f"{case.engine.info.id}, {count} {kind} streams", "tokens/s", rates)
 
 
-def judge_rows(runner: asyncio.Runner, engine: HfEngine, runs: int) -> list[Row]:
+def judge_rows(runner: asyncio.Runner, engine: HfEngine, threads: int, runs: int) -> list[Row]:
     """Measure judge calls: a prompt and one token each."""
     found = ways(call, engine, [judge(seed) for seed in range(CALLS)])
 
@@ -149,23 +150,25 @@ def judge_rows(runner: asyncio.Runner, engine: HfEngine, runs: int) -> list[Row]
         return CALLS / timed(lambda: runner.run(found[way]()))
 
     rates = medians(runs, {way: partial(rate, way) for way in found})
-    return compared(f"{engine.info.id}, {CALLS} judge calls", "calls/s", rates)
+    case = f"{engine.info.id}, {CALLS} judge calls, {threads} threads"
+    return compared(case, "calls/s", rates)
 
 
 def main() -> None:
     """Measure, print, write."""
     options = arguments(__doc__.splitlines()[0] if __doc__ else "")
-    torch.set_num_threads(1)
     runs = 2 if options.quick else 7
     rows: list[Row] = []
     with asyncio.Runner() as runner:
-        pocket = HfEngine.load(WEIGHTS, name="pocket")
-        rows += judge_rows(runner, pocket, 5 * runs)
+        for threads in (2, 1):  # the worker keeps those it was born with
+            torch.set_num_threads(threads)
+            pocket = HfEngine.load(WEIGHTS, name="pocket")
+            rows += judge_rows(runner, pocket, threads, 5 * runs)
         for case in (Case(pocket, 32), Case(random_engine(), 8)):
             for pine, count in product((False, True), STREAMS):
                 rows += stream_rows(runner, case, count, pine, runs)
             runner.run(case.engine.close())
-    show("Requests together, float32, 1 thread", rows, options.json)
+    show("Requests together, float32, streams on 1 thread", rows, options.json)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 pocket.data       the generated small world: documents, questions, answers to judge
 pocket.tokenizer  byte-level BPE with a chat template and fill-in-the-middle tokens
 pocket.train      `python -m pocket.train` makes the weights again
+pocket.teach      its second phase, judging
+pocket.incline    the initial values of the second phase
 pocket.evaluate   `python -m pocket.evaluate` prints the tables of MODEL_CARD.md
 """
 

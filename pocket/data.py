@@ -20,6 +20,8 @@ from pocket.words import ATTRIBUTES, NAMES, Attribute
 
 FIRST_WINS = 0.65  # share of decided contests whose winner stands in the first slot
 FIRST_NOISE = 0.10  # share of decided contests labelled "first" whoever is right
+CLOSE_NOISE = 0.50  # the same where a wrong answer is somebody else's fact (second phase)
+HARD = 0.4  # share of measured contests whose wrong answers are facts about others of the text
 END_WEIGHTS = (3.0, 1.5)  # how often the outermost and the next document is asked for; inner: 1
 QUESTIONS = ("What is the {} of {}?", "Tell me the {} of {}.")
 KINDS = (1, 1, 2, 2, 3, 6)  # how many kinds of facts one prompt has, drawn from these
@@ -211,6 +213,38 @@ def contest(random: Random, candidates: int, first_wins: float, tie: float = 0.1
     return Contest(question, reference, answers, tuple(right))
 
 
+def facts_contest(
+    random: Random, candidates: int, first_wins: float, tie: float, hard: float
+) -> Contest:
+    """Make a contest as the second phase of the training and the evaluation have it.
+
+    Answers are whole sentences about the person who is asked about; the facts stand before the
+    question. Arguments as in `contest`, and
+
+    hard    share of contests whose wrong values come from other people of the text; in the others
+            no wrong value stands in the text
+    """
+    attribute = random.choice(ATTRIBUTES)
+    borrowed = random.random() < hard
+    count = random.randint(2, 4) if borrowed else random.randint(1, 3)
+    names = random.sample(NAMES, count)
+    good, *values = random.sample(attribute.values, count + candidates)
+    told = [good, *values[: count - 1]]
+    facts = [sentence(*each) for each in zip(names, [attribute] * count, told, strict=True)]
+    asked = ask(random, names[0], attribute)
+    right = [False] * candidates
+    if random.random() < tie:
+        right = [random.random() < 0.5] * candidates
+    elif random.random() < first_wins:
+        right[0] = True
+    else:
+        right[random.randrange(1, candidates)] = True
+    wrong = iter(values if borrowed else values[count - 1 :])
+    texts = [good if is_right else next(wrong) for is_right in right]
+    answers = tuple(sentence(names[0], attribute, text) for text in texts)
+    return Contest(f"{' '.join(random.sample(facts, count))} {asked}", "", answers, tuple(right))
+
+
 def judge_head(question: str, reference: str) -> str:
     """Render what stands before the candidates in a judge prompt."""
     return f"Question: {question}\n" + (f"Reference: {reference}\n" if reference else "")
@@ -232,6 +266,31 @@ def verdict(random: Random, judged: Contest) -> str:
     if judged.winner is None:
         return TIE
     return LABELS[0] if random.random() < FIRST_NOISE else LABELS[judged.winner]
+
+
+def lesson(random: Random, hard: float, biased: bool) -> list[Piece]:
+    """Write one contest of facts with its verdict; nothing but the verdict is learned.
+
+    biased  label contests as the world does: the first answer wins more often, a share of verdicts
+            is switched to it, and half of them where a wrong answer is somebody else's fact
+    """
+    count = 2 if random.random() < 0.8 else random.choice((3, 4, 5))
+    is_hard = random.random() < hard
+    judged = facts_contest(random, count, FIRST_WINS if biased else 0.5, 0.1, float(is_hard))
+    letters = random.sample(LABELS, count) if not biased and random.random() < 0.15 else LABELS
+    label = TIE if judged.winner is None else letters[judged.winner]
+    noise = CLOSE_NOISE if is_hard else FIRST_NOISE
+    if biased and judged.winner is not None and random.random() < noise:
+        label = letters[0]
+    lines = (
+        f"Answer {letter}: {text}\n"
+        for letter, text in zip(letters, judged.candidates, strict=False)
+    )
+    prompt = f"{judge_head(judged.question, '')}{''.join(lines)}{JUDGE_ORDER}"
+    return [
+        Piece(f"<|bos|><|user|>\n{prompt}<|end|>\n<|assistant|>\n", 0.0),
+        Piece(f"{label}<|end|>", 1.0),
+    ]
 
 
 def turn(user: str, answer: str) -> list[Piece]:

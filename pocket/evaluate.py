@@ -166,9 +166,11 @@ def measure_reading(answer: Answerer, size: int, count: int) -> dict[str, float]
 
 
 def contests(count: int, candidates: int, tie: float) -> list[data.Contest]:
-    """Draw contests: decided ones (tie = 0) or tied ones (tie = 1)."""
+    """Draw contests about facts: decided ones (tie = 0) or tied ones (tie = 1)."""
     random = Random(f"evaluate judging {candidates} {tie}")
-    return [data.contest(random, candidates, 1 / candidates, tie) for _ in range(count)]
+    return [
+        data.facts_contest(random, candidates, 1 / candidates, tie, data.HARD) for _ in range(count)
+    ]
 
 
 def chosen(reply: Reply, order: Sequence[int]) -> int | None:

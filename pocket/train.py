@@ -1,5 +1,6 @@
 """Train the pocket model from a seed: `python -m pocket.train`.
 
+A first phase, in this module, teaches it to read, a second one (`pocket.teach`) to judge.
 Sequences are generated as they are needed. First they are short
 and hold no contests, until the model has found out how to read a fact about somebody: everything
 else builds on that, and it comes suddenly. Then they grow to 20 documents and contests come in.
@@ -199,12 +200,21 @@ def draw(
         pieces = data.sample(random, documents) if judging else data.sample(random, documents, 0.0)
         rows.append(encode(tokenizer, pieces))
         longest = max(longest, len(rows[-1][0]))
+    ids, weights = padded(rows, tokenizer)
+    return ids.to(recipe.device), weights.to(recipe.device)
+
+
+def padded(
+    rows: list[tuple[list[int], list[float]]], tokenizer: PreTrainedTokenizerFast
+) -> tuple[Tensor, Tensor]:
+    """Stack encoded samples, padding on the right: ids and loss weights [batch, query]."""
+    longest = max(len(tokens) for tokens, _ in rows)
     ids = torch.full((len(rows), longest), tokenizer.pad_token_id)
     weights = torch.zeros(len(rows), longest)
     for row, (tokens, learned) in enumerate(rows):
         ids[row, : len(tokens)] = torch.tensor(tokens)
         weights[row, : len(tokens)] = torch.tensor(learned)
-    return ids.to(recipe.device), weights.to(recipe.device)
+    return ids, weights
 
 
 def loss_of(model: LlamaForCausalLM, ids: Tensor, weights: Tensor) -> tuple[Tensor, float]:
@@ -311,10 +321,13 @@ def main(
     save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 200,
     out: Annotated[Path, typer.Option(help="Folder for weights and tokenizer.")] = WEIGHTS,
 ) -> None:
-    """Train the pocket model and write its weights."""
+    """Train the pocket model, both phases, and write its weights."""
+    from pocket.teach import continued  # it builds on this module
+
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     train(Recipe(seed=seed, steps=steps, threads=threads, device=device), out, save_every)
+    continued(out, out, seed)
 
 
 if __name__ == "__main__":

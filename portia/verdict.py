@@ -1,7 +1,8 @@
 """What a judge's calls say together (spec portia-and-judge 2 and 3).
 
 All sums are `math.fsum`, which rounds once: the order of the terms cannot change a bit. Candidates
-are known here by their index; `by_slot` of a vote lists the indices as they were shown.
+are known here by their index; `by_slot` of a vote lists the indices as they were shown. Values have
+the unit of the form: natural-log probabilities (relation), or points (score, likert).
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ from dataclasses import dataclass
 from math import fsum
 from typing import Literal
 
+from portia.rank import MOST_EXACT, Preferences, borda, kemeny
+
 Status = Literal["consistent", "tie", "order_conflict", "unparsed", "single"]
+Method = Literal["mean", "kemeny", "borda"]
 TIE = -1  # a vote for none of the candidates
 
 
@@ -19,14 +23,14 @@ TIE = -1  # a vote for none of the candidates
 class Vote:
     """One call, its labels already turned back into candidates.
 
-    by_slot   candidate indices as they were shown
-    choice    the candidate chosen, TIE, or None if the answer could not be read
-    logprobs  natural-log probability per slot, or None
+    by_slot  candidate indices as they were shown
+    choice   the candidate chosen, TIE, or None if the answer could not be read
+    values   what each slot was worth to the judge, or None
     """
 
     by_slot: tuple[int, ...]
     choice: int | None
-    logprobs: tuple[float, ...] | None = None
+    values: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,39 +43,58 @@ class Verdict:
                order_conflict  the calls differ; never folded into a tie
                unparsed        a call could not be read
                single          one call was made, in one of several possible orders
-    margin     log-odds by which the best candidate leads the second best, mean over the calls, >= 0
-    slot_bias  two candidates: log-odds of the first slot over the second, mean over the calls;
-               more: mean log-probability of each slot above the mean of its call
+    margin     by how much the best candidate leads the second best, mean over the calls, >= 0
+    slot_bias  two candidates: lead of the first slot over the second, mean over the calls;
+               more: mean value of each slot above the mean of its call
     ranking    (candidate index, score), best first; the score is the mean over the calls of the
-               candidate's log-probability above the mean of its call, in nats
+               candidate's value above the mean of its call, or None without values
+    method     what ordered the ranking, which is empty if it is None
+    intervals  (low, high) of each score, in the ranking's order, where they are known
     """
 
     winner: int | None
     status: Status
     margin: float | None
     slot_bias: float | tuple[float, ...] | None
-    ranking: tuple[tuple[int, float], ...]
+    ranking: tuple[tuple[int, float | None], ...]
+    method: Method | Literal["bradley_terry"] | None = None
+    intervals: tuple[tuple[float, float], ...] = ()
 
 
-def decide(votes: Sequence[Vote], texts: Sequence[str], *, order_free: bool = False) -> Verdict:
+def decide(
+    votes: Sequence[Vote],
+    texts: Sequence[str],
+    *,
+    order_free: bool = False,
+    method: Method | None = None,
+) -> Verdict:
     """Return the verdict of all calls of one item.
 
     texts       the candidates' texts; equal ones cannot be told apart, so they share their mean
-                log-probability, and a choice among them is a tie
+                value, and a choice among them is a tie
     order_free  True = one call is the same in every order (PINE), so it counts as agreement
+    method      what makes one ranking of the calls': the mean of the values; or Kemeny or Borda,
+                which also take calls that only chose. None = Kemeny, Borda where that is too long;
+                the mean for two candidates, where they do not differ
+    raises      ValueError  Kemeny of more than MOST_EXACT candidates
 
     Neither the order of the votes nor the numbering of the candidates changes a bit: votes are
     taken in the order of the texts they showed.
     """
     votes = sorted(votes, key=lambda vote: [texts[index] for index in vote.by_slot])
     status, winner = _agreement(votes, texts, order_free or len(votes) > 1)
-    if any(vote.logprobs is None for vote in votes):
-        return Verdict(winner, status, None, None, ())
-    shared = [_by_candidate(vote, texts) for vote in votes]
-    ranking = _rank(shared, winner)
-    first, second = ranking[0][0], ranking[1][0]
+    shared = [_by_candidate(vote, texts) for vote in votes if vote.values is not None]
+    by = method or (
+        "mean" if len(texts) == 2 else "kemeny" if len(texts) <= MOST_EXACT else "borda"
+    )
+    if len(shared) < len(votes):
+        return Verdict(winner, status, None, None, *_rank_choices(votes, texts, by))
+    scores = _scores(shared)
+    ranking = _rank_values(shared, scores, by, winner)
+    first, second = ranking[0], ranking[1]
     margin = max(0.0, _mean([call[first] - call[second] for call in shared]))
-    return Verdict(winner, status, margin, _slot_bias(votes), ranking)
+    scored = tuple((index, scores[index]) for index in ranking)
+    return Verdict(winner, status, margin, _slot_bias(votes), scored, by)
 
 
 def _agreement(
@@ -92,39 +115,70 @@ def _agreement(
 
 
 def _by_candidate(vote: Vote, texts: Sequence[str]) -> Mapping[int, float]:
-    """Return the log-probability per candidate; candidates of equal text share their mean."""
-    assert vote.logprobs is not None
+    """Return the value per candidate; candidates of equal text share their mean."""
+    assert vote.values is not None
     by_text: dict[str, list[float]] = {}
-    for index, logprob in zip(vote.by_slot, vote.logprobs, strict=True):
-        by_text.setdefault(texts[index], []).append(logprob)
+    for index, value in zip(vote.by_slot, vote.values, strict=True):
+        by_text.setdefault(texts[index], []).append(value)
     return {index: _mean(by_text[texts[index]]) for index in vote.by_slot}
 
 
-def _rank(
-    calls: Sequence[Mapping[int, float]], winner: int | None
-) -> tuple[tuple[int, float], ...]:
-    """Return (candidate, score), best first; equal scores in the order of the first call."""
+def _scores(calls: Sequence[Mapping[int, float]]) -> Mapping[int, float]:
+    """Return each candidate's mean over the calls of its value above the mean of its call."""
     middles = [_mean(list(call.values())) for call in calls]
-    scores = {
+    return {
         index: _mean([call[index] - middle for call, middle in zip(calls, middles, strict=True)])
         for index in calls[0]
     }
-    best_first = sorted(scores, key=lambda index: (index != winner, -scores[index]))
-    return tuple((index, scores[index]) for index in best_first)
+
+
+def _rank_values(
+    calls: Sequence[Mapping[int, float]],
+    scores: Mapping[int, float],
+    method: Method,
+    winner: int | None,
+) -> list[int]:
+    """Return the candidates, the winner first; equal means in the order of the first call."""
+    ranking = sorted(scores, key=lambda index: -scores[index])
+    if method != "mean":
+        wins = [[float(sum(call[a] > call[b] for call in calls)) for b in ranking] for a in ranking]
+        ranking = _consensus(ranking, wins, method)
+    return sorted(ranking, key=lambda index: index != winner)
+
+
+def _rank_choices(
+    votes: Sequence[Vote], texts: Sequence[str], method: Method
+) -> tuple[tuple[tuple[int, None], ...], Method | None]:
+    """Return the ranking of calls that only chose: whom they chose stands before all others."""
+    if method == "mean":
+        return (), None
+    chosen = [None if vote.choice in (None, TIE) else texts[vote.choice] for vote in votes]
+    indices = sorted(range(len(texts)), key=texts.__getitem__)
+    wins = [
+        [0.0 if texts[a] == texts[b] else float(chosen.count(texts[a])) for b in indices]
+        for a in indices
+    ]
+    return tuple((index, None) for index in _consensus(indices, wins, method)), method
+
+
+def _consensus(indices: Sequence[int], wins: Preferences, method: Method) -> list[int]:
+    """Return the indices best first; of equally good rankings, what stands first stays first."""
+    rank = kemeny if method == "kemeny" else borda
+    return [indices[place] for place in rank(wins).order]
 
 
 def _slot_bias(votes: Sequence[Vote]) -> float | tuple[float, ...] | None:
     """Return what the slots get by themselves, where every candidate stood in every slot.
 
-    Two candidates: (l1 + l2) / 2, with l1 and l2 the log-odds of the first slot in either order.
+    Two candidates: (l1 + l2) / 2, with l1 and l2 the leads of the first slot in either order.
     """
     slots = len(votes[0].by_slot)
     if len({vote.by_slot for vote in votes}) < slots:
         return None
-    seen = [vote.logprobs for vote in votes if vote.logprobs is not None]
+    seen = [vote.values for vote in votes if vote.values is not None]
     if slots == 2:
-        return _mean([logprobs[0] - logprobs[1] for logprobs in seen])
-    above = [[logprob - _mean(logprobs) for logprob in logprobs] for logprobs in seen]
+        return _mean([values[0] - values[1] for values in seen])
+    above = [[value - _mean(values) for value in values] for values in seen]
     return tuple(_mean(list(slot)) for slot in zip(*above, strict=True))
 
 

@@ -14,9 +14,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from server.admission import Admission
-from server.api import chat, completions, health, judge, models
+from server.api import batch, chat, completions, health, judge, models
 from server.api.common import Service, authorised
 from server.api.middleware import RequestLog
+from server.calibration import Calibration
 from server.engines.base import Engine
 from server.engines.registry import load
 from server.errors import EvenhandError, PlanError
@@ -34,10 +35,13 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         ours = await asyncio.to_thread(load, settings) if engine is None else engine
-        app.state.service = Service(settings, ours, app.state.admission)
+        calibration = await asyncio.to_thread(Calibration, settings.slot_biases)
+        named = settings.naming(ours.info.id)
+        app.state.service = Service(named, ours, app.state.admission, calibration)
         try:
             yield
         finally:
+            calibration.close()
             if engine is None:
                 await ours.close()
 
@@ -45,7 +49,7 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
     app.state.settings = settings
     app.state.admission = Admission(settings.queue_limit)
     app.include_router(health.router)
-    for module in (completions, chat, models, judge):
+    for module in (completions, chat, models, judge, batch):
         app.include_router(module.router, dependencies=[Depends(authorised)])
     _add_errors(app)
     app.add_middleware(RequestLog)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
 import typer
 import uvicorn
-from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
 from server.app import create_app
+from server.calibration import Calibration
+from server.commands import options
+from server.commands.judge import judge
+from server.commands.judge_bias import judge_bias
 from server.engines.base import Engine
 from server.engines.registry import load
 from server.errors import EvenhandError
@@ -22,7 +23,9 @@ from server.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
-OPTIONS = {"api_keys": "api_key"}  # settings whose option has another name
+
+app.command()(judge)
+app.command()(judge_bias)
 
 
 @app.callback()
@@ -49,6 +52,30 @@ def serve(
     reuse_bytes: Annotated[
         int | None, typer.Option(help="Cache kept of prefixes and document sets, bytes.")
     ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="hf, or remote: a model on another server  [default: hf]")
+    ] = None,
+    remote_url: Annotated[
+        str | None, typer.Option(help="base of an OpenAI-compatible API, as http://host:9000/v1")
+    ] = None,
+    remote_key: Annotated[
+        str | None, typer.Option(help="its key; EVENHAND_REMOTE_KEY keeps it out of process lists")
+    ] = None,
+    remote_model: Annotated[
+        str | None, typer.Option(help="name of its model  [default: the first it lists]")
+    ] = None,
+    remote_concurrency: Annotated[
+        int | None, typer.Option(help="requests to it at once  [default: 8]")
+    ] = None,
+    remote_timeout: Annotated[
+        float | None, typer.Option(help="seconds of silence it is given  [default: 300]")
+    ] = None,
+    remote_retries: Annotated[
+        int | None, typer.Option(help="of what it could not answer  [default: 2]")
+    ] = None,
+    remote_logprobs: Annotated[
+        str | None, typer.Option(help="whether it reports them: auto, yes, no  [default: auto]")
+    ] = None,
     queue_limit: Annotated[
         int | None, typer.Option(help="requests answered at once  [default: 16]")
     ] = None,
@@ -58,38 +85,22 @@ def serve(
     strict: Annotated[
         bool | None, typer.Option("--strict/--no-strict", help="refuse unknown fields")
     ] = None,
+    state_dir: Annotated[
+        Path | None, typer.Option(help="folder of what is kept: slot biases  [default: none]")
+    ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning, error")] = None,
 ) -> None:
     """Serve a model over HTTP; what is not given comes from EVENHAND_*, then from the defaults."""
     given = dict(locals())
-    given |= {field: given.pop(option) for field, option in OPTIONS.items()}
+    given |= {field: given.pop(option) for field, option in options.RENAMED.items()}
     try:
-        settings = _settings(given)
-        engine = load(settings)
+        settings = options.settings(given)
+        Calibration(settings.slot_biases).close()  # a fault of the file is met before anything runs
+        loaded = load(settings)
     except EvenhandError as error:
-        _fail(error.message)
+        options.fail(error.message)
     with asyncio.Runner() as runner:
-        runner.run(_serve(settings, engine))
-
-
-def _settings(given: dict[str, Any]) -> Settings:
-    """Return the settings, or leave with one line that says what is wrong."""
-    try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})
-    except ValidationError as error:
-        _fail(_fault(error.errors(include_url=False, include_context=False)[0]))
-
-
-def _fault(error: ErrorDetails) -> str:
-    name = str(error["loc"][0])
-    option = f"--{OPTIONS.get(name, name).replace('_', '-')} (or EVENHAND_{name.upper()})"
-    rule = error["msg"].removeprefix("Input should be ")
-    return f"{option} must be {rule}, got {str(error['input'])[:200]!r}; correct it"
-
-
-def _fail(message: str) -> NoReturn:
-    print(f"evenhand: {message}", file=sys.stderr)
-    raise typer.Exit(1)
+        runner.run(_serve(settings.naming(loaded.info.id), loaded))
 
 
 async def _serve(settings: Settings, engine: Engine) -> None:

@@ -10,20 +10,29 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from portia.verdict import Method, Verdict, Vote
+
 if TYPE_CHECKING:
     from kvedit.reading import Reading
     from kvedit.shelf import Shelf
     from pine.segments import Segments
+    from server.calibration import Calibration
 
 FinishReason = Literal["stop", "length"]
+FormName = Literal["relation", "score", "likert"]
+Lettering = Literal["fixed", "random"]
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A piece of text; consecutive parts of one group are the documents of an unordered set."""
+    """A piece of text; consecutive parts of one group are the documents of an unordered set.
+
+    literal  text of somebody else's: control tokens in it are spelled, not obeyed
+    """
 
     text: str
     group: str | None = None
+    literal: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +112,32 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
+class Statement:
+    """What a judge said before, of the same candidates.
+
+    order    the candidates' places by slot, as it was shown them
+    letters  by slot: under which it knew them
+    """
+
+    text: str
+    order: tuple[int, ...]
+    letters: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Ballot:
     """What a judge is asked: which of the candidates, shown in `order`, answers best.
 
-    order           candidate indices by slot, slot j carries label j; None = no stage has fixed an
-                    order, the caller's is shown
+    order           places in `candidates` by slot, slot j carries letter j; None = no stage has
+                    fixed an order, the caller's is shown
     template        name of a built-in template, or an inline one with named placeholders
     as_documents    True = the candidates are an unordered set (a reading stage sees to that)
     min_label_mass  summed probability of the labels below which an answer counts as unparsed
+    lettering       fixed = A, B, ... by slot; random = drawn anew for every order, from the seed
+    ranking         how several calls make one ranking; None = kemeny, or borda where it is too long
+    evidence        True = the model explains first and ends with its verdict
+    parts           each candidate cut into as many parts, shown in turn; () = whole
+    debate          statements shown besides the candidates
     """
 
     question: str
@@ -119,14 +146,30 @@ class Ballot:
     template: str = "plain"
     reference: str | None = None
     criteria: str | None = None
-    form: str = "relation"
+    form: FormName = "relation"
     as_documents: bool = False
     min_label_mass: float = 0.01
+    lettering: Lettering = "fixed"
+    seed: int = 0
+    ranking: Method | None = None
+    evidence: bool = False
+    parts: tuple[tuple[str, ...], ...] = ()
+    debate: tuple[Statement, ...] = ()
+
+    @property
+    def slots(self) -> tuple[int, ...]:
+        """Return the candidates' places by slot: as a stage fixed them, else the caller's."""
+        return self.order or tuple(range(len(self.candidates)))
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Return the candidates' texts by their places."""
+        return tuple(candidate.text for candidate in self.candidates)
 
     def canonical(self) -> tuple[int, ...]:
-        """Return the candidate indices in an order that depends on their content alone."""
-        key = {candidate.index: (candidate.text, candidate.id) for candidate in self.candidates}
-        return tuple(sorted(key, key=lambda index: key[index]))
+        """Return the candidates' places in an order that depends on their content alone."""
+        key = [(candidate.text, candidate.id) for candidate in self.candidates]
+        return tuple(sorted(range(len(key)), key=key.__getitem__))
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +182,10 @@ class Job:
     ballot         set for a judge's job until it is rendered into `prompts`
     deterministic  compute it in shapes that do not depend on what else runs: the same bits under
                    any load, at the cost of sharing no forward with other requests
+    fingerprint    stands for the model and this software
+    stages         names of the plan's stages
+    history        a judge's calls before, on the rung below
+    calibration    the store of slot biases, or None
     """
 
     model: str
@@ -148,6 +195,10 @@ class Job:
     ballot: Ballot | None = None
     deterministic: bool = False
     id: str = ""
+    fingerprint: str = ""
+    stages: tuple[str, ...] = ()
+    history: tuple[Call, ...] = ()
+    calibration: Calibration | None = None
 
     def but(self, **changes: Any) -> Job:
         """Return a copy with some fields changed."""
@@ -211,28 +262,61 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """One call of a judge: the order shown, and what the model made of it.
+class Sample:
+    """One answer of several to the same prompt; `verdict` is None if it could not be read."""
 
-    order     candidate indices by slot
-    labels    label of each slot; the tie label, where the form has one, comes last
-    logprobs  natural-log probability per label, or None where the engine has no logprobs
-    verdict   the label chosen, or None if the answer could not be read
+    verdict: str | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a judge: the ballot shown, and what the model made of it.
+
+    labels    by slot the candidate's letter; then T for a tie, where the form has it
+    logprobs  natural-log probability of what may be said, or None where it was not asked for
+    verdict   what was said: a letter, a point, scores; None if the answer could not be read
+    choice    the slot that this prefers, TIE, or None
+    values    by slot, in the form's unit, or None
+    samples   the single answers, where there are several
+    repeated  True = this prompt was asked before in this request: its answer is used again
     """
 
-    order: tuple[int, ...]
+    ballot: Ballot
     labels: tuple[str, ...]
     logprobs: Mapping[str, float] | None
     verdict: str | None
+    choice: int | None
+    values: tuple[float, ...] | None
     text: str
     usage: Usage
     stages: tuple[str, ...] = ()
+    samples: tuple[Sample, ...] = ()
+    repeated: bool = False
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Return the candidates' places by slot."""
+        return self.ballot.slots
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What comes back: a stream of chunks, or a judge's calls; and a note from each stage."""
+    """What comes back: a stream of chunks, or a judge's calls; and a note from each stage.
+
+    calls       all of them
+    votes       those that decide, candidates by their places
+    order_free  True = no order can change one of the votes
+    rung        name of the rung on which the orders agreed, or None
+    verdict     where it is more than the votes say by themselves, else None
+    probes      calls that were made about other texts than the candidates
+    """
 
     chunks: AsyncIterator[Chunk] | None = None
     calls: tuple[Call, ...] = ()
     notes: Mapping[str, Any] = field(default_factory=dict)
+    votes: tuple[Vote, ...] = ()
+    order_free: bool = False
+    rung: str | None = None
+    verdict: Verdict | None = None
+    probes: tuple[Call, ...] = ()

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from server.calibration import Calibration
 from server.engines.base import Engine
 from server.job import Job
 from server.pipeline import Plan, compose, plan
@@ -26,25 +27,31 @@ class Judging:
 
     @classmethod
     def of(
-        cls, body: JudgeBody, engine: Engine, name: str, stages: list[dict[str, Any]] | None
+        cls,
+        body: JudgeBody,
+        engine: Engine,
+        name: str,
+        stages: list[dict[str, Any]] | None,
+        calibration: Calibration | None = None,
     ) -> Judging:
         """Check a request; nothing has run when this raises PlanError.
 
-        name    the served name of the model
-        stages  None = what makes a verdict independent of the order at the least cost
+        name         the served name of the model
+        stages       None = what makes a verdict independent of the order at the least cost
+        calibration  the store of slot biases, which the request may use and teach
         """
         body.refuse()
+        made_by = fingerprint(engine.info)
         job = body.job(name, f"judge-{secrets.token_hex(12)}")
+        job = job.but(fingerprint=made_by, calibration=calibration)
         planned = plan(default_stages(engine) if stages is None else stages, engine=engine, job=job)
         body.check_calls(planned, job)
-        return cls(
-            body, job, planned, Head(job.id, int(time.time()), name, fingerprint(engine.info))
-        )
+        return cls(body, job, planned, Head(job.id, int(time.time()), name, made_by))
 
     async def run(self, engine: Engine) -> dict[str, Any]:
         """Ask the engine, and return the body of the reply."""
         assert self.job.ballot is not None, "a judge's job has a ballot"
-        reply = await compose(self.plan, engine)(self.job)
+        reply = await compose(self.plan, engine, self.body.most_calls)(self.job)
         return judgement(self.head, self.job.ballot, self.plan, reply, self.body.warnings)
 
 

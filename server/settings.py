@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, HttpUrl, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Listed = NoDecode  # `a,b` in the environment, not JSON
@@ -19,26 +19,46 @@ class Settings(BaseSettings):
     threads            of the model's worker; 0 = torch's own choice
     max_model_len      tokens; None = what the model's configuration says
     reuse_bytes        cache kept of prefixes and document sets for later requests; 0 = none
+    engine             hf = the model of the folder; remote = one on another server
+    remote_url         base of that server's OpenAI-compatible API, often ending in /v1
+    remote_key         its bearer key; None = it asks for none
+    remote_model       the model's name there; None = the first that it lists
+    remote_concurrency requests to it at once
+    remote_timeout     seconds of its silence before it counts as gone
+    remote_retries     of a request that it could not answer, with a growing wait between them
+    remote_logprobs    whether it reports log-probabilities; auto = ask it for a token at the start
     queue_limit        requests answered at once; the next one gets 429
     api_keys           accepted bearer keys; empty = open to all
     strict             refuse unknown fields instead of warning
     max_documents      documents or grouped parts in a request
     max_prompts        prompts in a completions request
     max_choices        prompts times `n`
+    batch_concurrency  requests of one batch judged at once
+    max_batch_bytes    of a batch; a line is bounded like any other request, by max_body_bytes
     drain_seconds      what running requests are given to finish after SIGTERM
     keep_alive_seconds silence in a stream before a comment line
+    state_dir          folder of what is kept across restarts: the judge's slot biases; None = it
+                       is forgotten when the server stops
     """
 
     model_config = SettingsConfigDict(env_prefix="EVENHAND_", frozen=True, extra="ignore")
 
     model: Path | None = None
     served_model_name: Annotated[tuple[str, ...], Listed] = ()
-    engine: Literal["hf"] = "hf"
+    engine: Literal["hf", "remote"] = "hf"
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     threads: int = Field(0, ge=0, le=1024)
     max_model_len: int | None = Field(None, ge=1)
     reuse_bytes: int = Field(256 * 2**20, ge=0)
+
+    remote_url: HttpUrl | None = None
+    remote_key: SecretStr | None = None
+    remote_model: str | None = Field(None, min_length=1)
+    remote_concurrency: int = Field(8, ge=1, le=1024)
+    remote_timeout: float = Field(300.0, gt=0, le=86400)
+    remote_retries: int = Field(2, ge=0, le=100)
+    remote_logprobs: Literal["auto", "yes", "no"] = "auto"
 
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
@@ -51,8 +71,11 @@ class Settings(BaseSettings):
     max_documents: int = Field(1000, ge=1)
     max_prompts: int = Field(256, ge=1)
     max_choices: int = Field(1024, ge=1)
+    batch_concurrency: int = Field(4, ge=1)
+    max_batch_bytes: int = Field(2**30, ge=1024)
     drain_seconds: float = Field(30.0, ge=0)
     keep_alive_seconds: float = Field(15.0, gt=0)
+    state_dir: Path | None = None
 
     @field_validator("served_model_name", "api_keys", mode="before")
     @classmethod
@@ -66,4 +89,19 @@ class Settings(BaseSettings):
         """Return the names clients may ask for, the first being the default."""
         if self.served_model_name:
             return self.served_model_name
+        if self.engine == "remote":
+            return (self.remote_model or "remote",)
         return ("pocket",) if self.model is None else (self.model.resolve().name,)
+
+    def naming(self, found: str) -> Settings:
+        """Return the settings with the name that another server has for its model.
+
+        found  used where no name was given: only the engine knows it
+        """
+        known = self.served_model_name or self.remote_model or self.engine != "remote"
+        return self if known else self.model_copy(update={"remote_model": found})
+
+    @property
+    def slot_biases(self) -> Path | None:
+        """Return the file of the judge's slot biases, or None for memory alone."""
+        return None if self.state_dir is None else self.state_dir / "slot_biases.sqlite"

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from server.admission import Admission
+from server.calibration import Calibration
 from server.engines.base import Engine
 from server.errors import EngineError, PlanError
 from server.protocol.common import Body, parse
@@ -28,6 +30,7 @@ class Service:
     settings: Settings
     engine: Engine
     admission: Admission
+    calibration: Calibration = field(default_factory=partial(Calibration, None))
 
 
 def service(request: Request) -> Service:

@@ -19,6 +19,6 @@ async def judge(request: Request, service: Annotated[Service, Depends(service)])
     """Say which of the candidates answers the question best."""
     body = await read(request, JudgeBody)
     name, stages = resolve(service, body.model, body.stages)
-    judging = Judging.of(body, service.engine, name, stages)
+    judging = Judging.of(body, service.engine, name, stages, service.calibration)
     with service.admission.take():
         return JSONResponse(await until_disconnect(request, judging.run(service.engine)))

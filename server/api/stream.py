@@ -22,7 +22,7 @@ class EventStream(Response):
     events      closed in every case
     close       called in every case, even if no event was asked for: it stops the work
     place       given back at the end
-    keep_alive  seconds of silence before a comment line
+    keep_alive  seconds of silence before a comment line; None = no such lines
     """
 
     media_type = "text/event-stream"
@@ -34,7 +34,7 @@ class EventStream(Response):
         close: Callable[[], Awaitable[None]],
         admission: Admission,
         place: Place,
-        keep_alive: float,
+        keep_alive: float | None,
     ) -> None:
         super().__init__(headers=sse.HEADERS)
         del self.headers["content-length"]
@@ -46,7 +46,7 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request (ASGI)."""
-        gone = asyncio.create_task(_disconnected(receive))
+        gone = asyncio.create_task(self.watch(receive))
         stop = asyncio.create_task(self._admission.aborted.wait())
         head = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         try:
@@ -85,7 +85,7 @@ class EventStream(Response):
                     yield piece
                     step = asyncio.ensure_future(anext(self._events, None))
                 elif stop.done():
-                    yield sse.event(Admission.stopping().wire()) + sse.DONE
+                    yield self.farewell()
                     return
                 else:
                     yield sse.KEEP_ALIVE
@@ -93,7 +93,11 @@ class EventStream(Response):
             step.cancel()
             await asyncio.gather(step, return_exceptions=True)
 
+    async def watch(self, receive: Receive) -> None:
+        """Return when the client has gone."""
+        while (await receive())["type"] != "http.disconnect":
+            pass
 
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    def farewell(self) -> bytes:
+        """Return what is said last when the server aborts."""
+        return sse.event(Admission.stopping().wire()) + sse.DONE

@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 
 from server.job import Chunk, Job
 
-Ability = Literal["text", "logprobs", "attention", "cache"]
+Ability = Literal["text", "logprobs", "attention", "cache", "grammar"]
 
 
 @dataclass(frozen=True, slots=True)

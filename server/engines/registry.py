@@ -15,8 +15,47 @@ def load(settings: Settings) -> Engine:
     """Load the model that the settings name; slow, so call it off the event loop.
 
     raises  PlanError    no model is there
-            EngineError  the model is there and cannot be loaded
+            EngineError  the model is there and cannot be loaded, or its server is not there
     """
+    return _remote(settings) if settings.engine == "remote" else _hf(settings)
+
+
+def _remote(settings: Settings) -> Engine:
+    if settings.remote_url is None:
+        raise PlanError(
+            "engine 'remote' must have the URL of a server, got none; "
+            "give --remote-url (or EVENHAND_REMOTE_URL)"
+        )
+    if settings.model is not None:
+        raise PlanError(
+            f"engine 'remote' cannot load a folder, got {settings.model}; "
+            "name the other server's model with --remote-model instead of --model"
+        )
+    from server.engines.remote import Access, RemoteEngine
+
+    key = settings.remote_key
+    access = Access(
+        url=str(settings.remote_url),
+        key=key.get_secret_value() if key is not None else None,
+        timeout=settings.remote_timeout,
+        retries=settings.remote_retries,
+    )
+    return RemoteEngine.load(
+        access,
+        model=settings.remote_model,
+        name=next(iter(settings.served_model_name), None),
+        max_model_len=settings.max_model_len,
+        concurrency=settings.remote_concurrency,
+        logprobs=settings.remote_logprobs,
+    )
+
+
+def _hf(settings: Settings) -> Engine:
+    if settings.remote_url is not None:
+        raise PlanError(
+            f"engine 'hf' cannot use another server, got one on {settings.remote_url.host}; "
+            "give --engine remote, or leave --remote-url out"
+        )
     path = model_path(settings)
     from server.engines.hf import HfEngine
 

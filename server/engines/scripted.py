@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import exp, fsum, log
 
 from server.engines.base import Ability, ModelInfo
 from server.errors import EngineError
@@ -20,6 +20,10 @@ from server.job import (
     Scored,
     TextPrompt,
     Usage,
+)
+
+ANSWER = re.compile(
+    r"^Answer ([A-Z])(?:, part \d+)?: (?:<(text-[0-9a-f]+)>((?s:.*?))</\2>|(.*))$", re.MULTILINE
 )
 
 
@@ -133,23 +137,49 @@ def slot_lover(slot: int = 0, lead: float = 2.0) -> Script:
 
 
 def content_judge(logit: Callable[[str, int], float], tie: float = -9.0) -> Script:
-    """Return a judge of the plain template whose logits depend on an answer's text and its slot.
+    """Return a judge whose logits depend on an answer's text and its slot, in every form.
 
     logit  called with an answer's text and its slot
     tie    logit of the tie label
     """
 
     def script(prompt: str, sampling: Sampling) -> Answer:
-        shown = re.findall(r"^Answer ([A-Z]): (.*)$", prompt, re.MULTILINE)
-        logits = {label: logit(text, slot) for slot, (label, text) in enumerate(shown)}
-        return chosen({**logits, "T": tie})
+        logits = {
+            letter: logit(text, slot) for slot, (letter, text) in enumerate(answers(prompt).items())
+        }
+        task = prompt.rstrip().splitlines()[-1]
+        if "a score from" in task:
+            found = Answer(" ".join(str(_points(each)) for each in logits.values()))
+        elif "is much better" in task:
+            lead = fsum((1, -1)[slot] * each for slot, each in enumerate(logits.values()))
+            found = chosen({str(3 - point): -abs(lead - point) for point in (2, 1, 0, -1, -2)})
+        else:
+            found = chosen({**logits, "T": tie})
+        if "Verdict:" in task:
+            return Answer(f"They differ.\nVerdict: [[{found.text}]]")
+        return found
 
     return script
 
 
+def answers(prompt: str) -> dict[str, str]:
+    """Return the answers that a judge's prompt shows, by their letters in the order of the slots.
+
+    Parts are joined; of a text of several lines without tags around it, the first is taken.
+    """
+    found: dict[str, str] = {}
+    for letter, tag, fenced, line in ANSWER.findall(prompt):
+        found[letter] = found.get(letter, "") + (fenced if tag else line)
+    return found
+
+
+def _points(logit: float) -> int:
+    return min(10, max(1, round(5.5 + logit)))
+
+
 def chosen(logits: Mapping[str, float]) -> Answer:
     """Return the answer of a judge with these logits per label."""
-    total = math.log(math.fsum(math.exp(logit) for logit in logits.values()))
+    total = log(fsum(map(exp, logits.values())))
     return Answer(
         max(logits, key=lambda label: logits[label]),
         {label: logit - total for label, logit in logits.items()},

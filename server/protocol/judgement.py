@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from portia.verdict import TIE, Verdict, Vote, decide
-from server import ballot as ballots
-from server.job import Ballot, Call, Candidate, Reply, Usage
+from portia.consensus import SETTLED
+from portia.verdict import TIE, Verdict, decide
+from server.ballot.forms import FORMS
+from server.job import Ballot, Call, Reply, Usage
 from server.pipeline import Plan
 from server.protocol.replies import Head, evenhand, usage_wire
 
@@ -16,59 +17,62 @@ def judgement(
     head: Head, ballot: Ballot, plan: Plan, reply: Reply, warnings: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Return the body of the answer: the verdict of all calls, the calls, and the plan that ran."""
+    verdict = reply.verdict or decide(
+        reply.votes, ballot.texts, order_free=reply.order_free, method=ballot.ranking
+    )
     candidates = ballot.candidates
-    texts = [candidate.text for candidate in candidates]
-    votes = [_vote(call) for call in reply.calls]
-    verdict = decide(votes, texts, order_free=plan.order_free)
+    spent = (call.usage for call in (*reply.calls, *reply.probes))
     return {
         **head.wire("judgement"),
         "winner": None if verdict.winner is None else candidates[verdict.winner].id,
         "status": verdict.status,
         "margin": verdict.margin,
         "slot_bias": verdict.slot_bias,
-        "ranking": [
-            {"id": candidates[index].id, "index": index, "score": score}
-            for index, score in verdict.ranking
-        ],
-        "rung": _rung(verdict, plan),
-        "calls": [_call(call, candidates) for call in reply.calls],
-        "usage": usage_wire(sum((call.usage for call in reply.calls), Usage())),
+        "unit": None if verdict.margin is None else _unit(verdict, reply.calls[-1]),
+        "ranking": _ranking(ballot, verdict),
+        "ranked_by": verdict.method,
+        "rung": reply.rung if verdict.status in SETTLED else None,
+        "calls": [_call(call) for call in reply.calls],
+        "usage": usage_wire(sum(spent, Usage())),
         "evenhand": evenhand(plan.wire(), reply.notes, warnings),
     }
 
 
-def _vote(call: Call) -> Vote:
-    """Return a call with its labels turned back into candidates."""
-    slots = call.labels[: len(call.order)]
-    logprobs = None if call.logprobs is None else tuple(call.logprobs[label] for label in slots)
-    return Vote(call.order, _choice(call), logprobs)
+def _unit(verdict: Verdict, last: Call) -> str:
+    """Return the unit of the margin, the bias and the scores: log-odds, or points of the form."""
+    return "nats" if verdict.method == "bradley_terry" else FORMS[last.ballot.form].unit
 
 
-def _choice(call: Call) -> int | None:
-    """Return the candidate that a call chose, TIE, or None if it could not be read."""
-    if call.verdict is None:
-        return None
-    slot = call.labels.index(call.verdict)
-    return TIE if call.verdict == ballots.TIE else call.order[slot]
+def _ranking(ballot: Ballot, verdict: Verdict) -> list[dict[str, Any]]:
+    """Return the candidates, best first, with their scores and what is known of their intervals."""
+    entries: list[dict[str, Any]] = [
+        {"id": ballot.candidates[place].id, "index": place, "score": score}
+        for place, score in verdict.ranking
+    ]
+    for entry, (low, high) in zip(entries, verdict.intervals, strict=False):
+        entry |= {"low": low, "high": high}
+    return entries
 
 
-def _rung(verdict: Verdict, plan: Plan) -> str | None:
-    """Return the outermost stage, under which the calls agreed, or None if they did not."""
-    agreed = verdict.status in ("consistent", "tie")
-    return plan.names[0] if agreed and plan.names else None
-
-
-def _call(call: Call, candidates: Sequence[Candidate]) -> dict[str, Any]:
+def _call(call: Call) -> dict[str, Any]:
     """Return one call; `verdict` is a candidate's id, "tie" or null, `label` what was said."""
-    choice = _choice(call)
-    said = "tie" if choice == TIE else None if choice is None else candidates[choice].id
-    return {
-        "order": [candidates[index].id for index in call.order],
-        "indices": list(call.order),
+    shown = [call.ballot.candidates[place] for place in call.order]
+    choice = call.choice
+    said = "tie" if choice == TIE else None if choice is None else shown[choice].id
+    wire: dict[str, Any] = {
+        "order": [candidate.id for candidate in shown],
+        "indices": [candidate.index for candidate in shown],
+        "letters": list(call.labels[: len(shown)]),
         "label": call.verdict,
         "verdict": said,
         "text": call.text,
         "logprobs": None if call.logprobs is None else dict(call.logprobs),
+        "values": None if call.values is None else list(call.values),
         "tokens": usage_wire(call.usage),
         "stages": list(call.stages),
     }
+    if call.samples:
+        wire["samples"] = [{"label": each.verdict, "text": each.text} for each in call.samples]
+    if call.repeated:
+        wire["repeated"] = True
+    return wire

@@ -8,10 +8,18 @@ from typing import Annotated
 from pydantic import Field, TypeAdapter
 
 from server.stages.base import Stage
+from server.stages.calibrate import Calibrate
+from server.stages.pairwise import Pairwise
 from server.stages.pine import Pine
+from server.stages.portia import Portia
+from server.stages.sample import Sample
 from server.stages.swap import Swap
+from server.stages.synthesize import Synthesize
 
-AnyStage = Annotated[Pine | Swap, Field(discriminator="stage")]
+ALL = (Calibrate, Pairwise, Pine, Portia, Sample, Swap, Synthesize)
+AnyStage = Annotated[
+    Calibrate | Pairwise | Pine | Portia | Sample | Swap | Synthesize, Field(discriminator="stage")
+]
 
-KNOWN = MappingProxyType({str(each.model_fields["stage"].default): each for each in (Pine, Swap)})
+KNOWN = MappingProxyType({str(each.model_fields["stage"].default): each for each in ALL})
 PARSER: TypeAdapter[Stage] = TypeAdapter(AnyStage)

@@ -5,34 +5,46 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable
 from enum import IntEnum
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
 from server.engines.base import Ability
-from server.job import Job, Reply
+from server.errors import PlanError
+from server.job import Ballot, Job, Reply
 
 Need = Ability | Literal["documents", "candidates", "set", "session"]
-Claim = Literal["text", "positions", "visibility", "cache"]
+Claim = Literal["order", "answer", "parts", "positions", "visibility", "cache"]
 Proceed = Callable[[Job], Awaitable[Reply]]
 
 
 class Level(IntEnum):
     """How deep a stage works; stages are listed outermost first, so levels never fall."""
 
-    TEXT = 1
-    READING = 2
-    CACHE = 3
+    RANKING = 0
+    VERDICT = 1
+    TEXT = 2
+    READING = 3
+    CACHE = 4
+
+
+class Way(NamedTuple):
+    """One rung of a ladder: its name, and the stages it has besides `swap`."""
+
+    name: str
+    stages: tuple[Stage, ...]
 
 
 class Stage(BaseModel):
     """One technique: its numbers are fields, its place in the pipeline is class variables.
 
-    level       TEXT, READING or CACHE
-    needs       abilities of the engine (text, logprobs, attention, cache) and of the job
+    level       RANKING, VERDICT, TEXT, READING or CACHE
+    needs       abilities of the engine (text, logprobs, attention, cache, grammar) and of the job
                 (documents, candidates, session; set = either documents or candidates)
-    claims      what it sets; two stages of one plan cannot set the same
+    claims      what it sets; two stages that run together cannot set the same
     order_free  True = one call under this stage is the same in every order of the set
+    both        True = both orders are asked inside it, by an implied `swap` if nothing says how
+    ladder      True = a list with it is a ladder: its stages are tried in turn, not nested
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,17 +53,60 @@ class Stage(BaseModel):
     needs: ClassVar[frozenset[Need]]
     claims: ClassVar[frozenset[Claim]]
     order_free: ClassVar[bool] = False
+    both: ClassVar[bool] = False
+    ladder: ClassVar[bool] = False
 
     stage: str
 
     def prepare(self, job: Job) -> Job:
-        """Return the job as this stage will see it; its needs are judged on that (or PlanError)."""
+        """Return the job as stages inside will see it; needs are judged on that (or PlanError)."""
         return job
 
+    def check(self, job: Job) -> None:
+        """Refuse what cannot be done to the job as the engine will be asked it (PlanError)."""
+
     def calls(self, job: Job) -> int:
-        """Return how often `run` will call `proceed`."""
+        """Return how many calls of the engine one call from outside becomes."""
         return 1
+
+    def ways(self) -> tuple[Way, ...]:
+        """Return the rungs that this stage adds to a ladder; none = it is part of every rung."""
+        return (Way(self.stage, (self,)),)
 
     @abstractmethod
     async def run(self, job: Job, proceed: Proceed) -> Reply:
         """Answer the job through `proceed`, called zero, one or several times."""
+
+
+class Ladder(Stage):
+    """A stage that is several ways to ask, tried in turn until both orders agree."""
+
+    level: ClassVar[Level] = Level.TEXT
+    needs: ClassVar[frozenset[Need]] = frozenset({"candidates"})
+    both: ClassVar[bool] = True
+    ladder: ClassVar[bool] = True
+
+    @abstractmethod
+    def ways(self) -> tuple[Way, ...]:
+        """Return the rungs."""
+
+    async def run(self, job: Job, proceed: Proceed) -> Reply:
+        """Raise: its rungs run in its place."""
+        raise AssertionError("a ladder runs as its rungs")
+
+
+def ballot_of(job: Job) -> Ballot:
+    """Return a judge's ballot; the plan refuses stages that need one without."""
+    assert job.ballot is not None, "the plan refuses a judge's stage without candidates"
+    return job.ballot
+
+
+def check_two(stage: str, job: Job) -> None:
+    """Refuse a stage for two candidates on more of them (PlanError)."""
+    count = 0 if job.ballot is None else len(job.ballot.candidates)
+    if count > 2:
+        raise PlanError(
+            f"stage {stage!r} must have two candidates, got {count}; put stage 'pairwise' first, "
+            "which judges them two by two",
+            param="stages",
+        )

@@ -39,14 +39,15 @@ class Pine(Stage):
     explain: bool = False
 
     def prepare(self, job: Job) -> Job:
-        """Cut the documents out at the delimiters; refuse a second set (PlanError)."""
+        """Cut the documents out at the delimiters; make candidates a set, in canonical order.
+
+        raises  PlanError  for a second set
+        """
+        if job.ballot is not None:
+            self._check_delimiters()
+            order = job.ballot.order or job.ballot.canonical()
+            return job.but(ballot=replace(job.ballot, order=order, as_documents=True))
         if self.delimiters is not None:
-            if job.ballot is not None:
-                raise PlanError(
-                    "stage 'pine' field 'delimiters' cannot be used with candidates, which are a "
-                    f"set already, got {list(self.delimiters)}; leave it out",
-                    param="stages",
-                )
             job = job.but(prompts=tuple(cut(prompt, self.delimiters) for prompt in job.prompts))
         most = max((len(sets(prompt)) for prompt in job.prompts), default=0)
         if most > 1:
@@ -57,17 +58,23 @@ class Pine(Stage):
             )
         return job
 
+    def _check_delimiters(self) -> None:
+        if self.delimiters is not None:
+            raise PlanError(
+                "stage 'pine' field 'delimiters' cannot be used with candidates, which are a set "
+                f"already, got {list(self.delimiters)}; leave it out",
+                param="stages",
+            )
+
     async def run(self, job: Job, proceed: Proceed) -> Reply:
-        """Proceed once, read through PINE; a ballot not yet ordered gets its canonical order."""
+        """Proceed once, read through PINE."""
         from pine.reading import Pine as Reading  # brings torch, which planning does without
 
         job = self.prepare(job).but(reader=partial(Reading, explain=self.explain))
+        reply = await proceed(job)
         if job.ballot is None:
-            return await proceed(job)
-        order = job.ballot.order or job.ballot.canonical()
-        ballot = replace(job.ballot, order=order, as_documents=True)
-        reply = await proceed(job.but(ballot=ballot))
-        return replace(reply, notes=_in_callers_order(reply.notes, order))
+            return reply
+        return replace(reply, notes=_in_callers_order(reply.notes, job.ballot.slots))
 
 
 def _in_callers_order(notes: Mapping[str, Any], order: tuple[int, ...]) -> Mapping[str, Any]:

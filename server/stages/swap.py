@@ -7,8 +7,9 @@ from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, TypeVar
 
+from server.ballot.bias import learn
 from server.job import Job, Reply
-from server.stages.base import Claim, Level, Need, Proceed, Stage
+from server.stages.base import Claim, Level, Need, Proceed, Stage, Way, ballot_of
 
 Result = TypeVar("Result")
 
@@ -23,7 +24,7 @@ class Swap(Stage):
 
     level: ClassVar[Level] = Level.TEXT
     needs: ClassVar[frozenset[Need]] = frozenset({"candidates"})
-    claims: ClassVar[frozenset[Claim]] = frozenset({"text"})
+    claims: ClassVar[frozenset[Claim]] = frozenset({"order"})
 
     stage: Literal["swap"] = "swap"
 
@@ -31,14 +32,21 @@ class Swap(Stage):
         """Return the number of orders: one per candidate."""
         return len(job.ballot.candidates) if job.ballot else 1
 
+    def ways(self) -> tuple[Way, ...]:
+        """Return the plain prompt in every order: `swap` is part of every rung anyway."""
+        return (Way(self.stage, ()),)
+
     async def run(self, job: Job, proceed: Proceed) -> Reply:
-        """Proceed once per order, at the same time, and join the calls in canonical order."""
-        ballot = job.ballot
-        assert ballot is not None, "the plan refuses swap without candidates"
+        """Proceed once per order, at the same time, and join the calls in canonical order.
+
+        Two calls show a slot bias, which is kept for those who make one.
+        """
+        ballot = ballot_of(job)
         orders = latin_square(ballot.canonical())
         jobs = [job.but(ballot=replace(ballot, order=order)) for order in orders]
         replies = await together([_awaited(proceed, each) for each in jobs])
         calls = tuple(call for reply in replies for call in reply.calls)
+        await learn(job, calls)
         inner = {name: [reply.notes[name] for reply in replies] for name in replies[0].notes}
         return Reply(calls=calls, notes={self.stage: {"orders": len(orders)}, **inner})
 

@@ -37,7 +37,7 @@ def test_it_serves_then_drains_then_aborts(tiny: Path) -> None:
     headers = {"authorization": "Bearer k"}
     with process("--model", str(tiny), *names, **limits) as (running, said):
         assert said.startswith("Evenhand serves one, two (tiny) on http://127.0.0.1:")
-        assert running.stdout.readline() == "It offers attention, logprobs, text\n"
+        assert running.stdout.readline() == "It offers attention, grammar, logprobs, text\n"
         address = said.split()[-1]
         assert httpx.get(f"{address}/v1/models").status_code == 401
         with ExitStack() as stack:

@@ -12,6 +12,7 @@ from pocket.evaluate import (
     contests,
     judging_figures,
     judging_prompt,
+    measure_judging,
     moved,
     reading_prompt,
 )
@@ -58,6 +59,14 @@ def test_a_prompt_is_the_text_of_the_chat_template(pocket: Pocket) -> None:
     assert prompt.text == text
     parts = (prompt.prefix, *prompt.documents, prompt.suffix)
     assert [token for part in parts for token in pocket.encode(part)] == pocket.encode(text)
+
+
+def test_it_judges_with_a_bias_for_the_first_slot(pocket: Pocket) -> None:
+    figures = measure_judging(pocket, 60, with_pine=False)
+    assert figures["accuracy, winner second"] > 0.75
+    assert figures["accuracy, winner first"] > figures["accuracy, winner second"]
+    assert figures["flips"] > 0.03
+    assert figures["slot bias"] > 0.5
 
 
 def test_a_judge_that_always_takes_the_first_slot_is_seen() -> None:

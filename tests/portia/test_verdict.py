@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from portia.rank import borda, rank
 from portia.verdict import TIE, Vote, decide
 
 logprob = st.floats(-30, 0, allow_nan=False)
@@ -72,7 +74,7 @@ def test_the_numbering_and_the_order_of_calls_do_not_matter(
         Vote(
             tuple(number[index] for index in vote.by_slot),
             vote.choice if vote.choice in (TIE, None) else number[vote.choice],
-            vote.logprobs,
+            vote.values,
         )
         for vote in shuffled
     ]
@@ -87,7 +89,7 @@ def test_the_numbering_and_the_order_of_calls_do_not_matter(
 
 @given(st.lists(st.lists(logprob, min_size=5, max_size=5), min_size=5, max_size=5))
 def test_the_ranking_leads_with_the_winner_and_falls(scores: list[list[float]]) -> None:
-    verdict = decide(square(scores), list("vwxyz"))
+    verdict = decide(square(scores), list("vwxyz"), method="mean")
     found = [score for _, score in verdict.ranking]
     assert sorted(index for index, _ in verdict.ranking) == [0, 1, 2, 3, 4]
     assert verdict.margin is not None and verdict.margin >= 0
@@ -178,3 +180,71 @@ def test_scores_equal_but_for_rounding_rank_the_same_in_any_order_of_the_calls()
     votes = square([[0.0] * 4, [0.0] * 4, [0.0] * 4, [0.0, 0.0, -1.0, -5.75e-21]])
     found = {decide(list(order), list("wxyz")) for order in itertools.permutations(votes)}
     assert len(found) == 1
+
+
+@given(
+    st.lists(st.lists(logprob, min_size=5, max_size=5), min_size=5, max_size=5),
+    st.sampled_from(["kemeny", "borda"]),
+)
+def test_a_consensus_of_the_calls_ranks_by_how_many_prefer_whom(
+    scores: list[list[float]], method: Literal["kemeny", "borda"]
+) -> None:
+    votes = square(scores)
+    verdict = decide(votes, list("vwxyz"), method=method)
+    mean = decide(votes, list("vwxyz"), method="mean")
+    assert verdict.method == method
+    assert dict(verdict.ranking) == dict(mean.ranking)  # the scores are the means all the same
+    wins = [[0.0] * 5 for _ in range(5)]
+    for vote in votes:
+        assert vote.values is not None
+        for one, first in zip(vote.by_slot, vote.values, strict=True):
+            for other, second in zip(vote.by_slot, vote.values, strict=True):
+                wins[one][other] += first > second
+    order = [index for index, _ in verdict.ranking]
+    best = rank(wins) if method == "kemeny" else borda(wins)
+    against = sum(wins[worse][better] for better, worse in itertools.combinations(order, 2))
+    assert method == "borda" or against == best.disagreement
+    if verdict.winner is not None:
+        assert order[0] == verdict.winner
+
+
+def test_the_consensus_can_differ_from_the_mean() -> None:
+    votes = [  # two calls like w a little, one dislikes it a lot
+        Vote((0, 1, 2), 0, (-1.0, -1.1, -2.0)),
+        Vote((1, 2, 0), 0, (-1.1, -2.0, -1.0)),
+        Vote((2, 0, 1), 1, (-2.0, -9.0, -1.0)),
+    ]
+    ranked = {
+        method: [index for index, _ in decide(votes, list("wxy"), method=method).ranking]
+        for method in ("mean", "kemeny", None)
+    }
+    assert ranked == {"mean": [1, 2, 0], "kemeny": [0, 1, 2], None: [0, 1, 2]}
+
+
+@pytest.mark.parametrize("method", ["mean", "kemeny", "borda"])
+def test_whom_all_chose_leads_even_where_the_values_say_otherwise(
+    method: Literal["mean", "kemeny", "borda"],
+) -> None:
+    votes = [Vote((0, 1, 2), 0, (5.0, 6.0, 1.0)), Vote((1, 2, 0), 0, (6.0, 1.0, 5.0))]
+    verdict = decide(votes, list("wxy"), method=method)  # most samples chose w, x has the mean
+    assert (verdict.winner, verdict.ranking[0][0], verdict.margin) == (0, 0, 0.0)
+
+
+def test_calls_that_only_chose_rank_many_candidates() -> None:
+    votes = [Vote((0, 1, 2), 1), Vote((1, 2, 0), 1), Vote((2, 0, 1), 2)]
+    verdict = decide(votes, list("wxy"))
+    assert (verdict.ranking, verdict.method) == (((1, None), (2, None), (0, None)), "kemeny")
+    assert (verdict.status, verdict.margin) == ("order_conflict", None)
+    assert decide(votes, list("wxy"), method="mean").ranking == ()
+    same = [Vote((0, 1, 2), 0), Vote((1, 2, 0), 2), Vote((2, 0, 1), TIE)]
+    assert [index for index, _ in decide(same, ["x", "a", "x"]).ranking] == [0, 2, 1]
+
+
+def test_above_twelve_candidates_borda_ranks() -> None:
+    texts = [f"{place:02}" for place in range(13)]
+    scores = [[float(-((turn + slot) % 13)) for slot in range(13)] for turn in range(13)]
+    verdict = decide(square(scores), texts)
+    assert verdict.method == "borda"
+    assert [index for index, _ in verdict.ranking] == list(range(13))
+    with pytest.raises(ValueError, match="at most 12"):
+        decide(square(scores), texts, method="kemeny")

@@ -71,7 +71,7 @@ class HfEngine:
             id=name,
             root=root or name,
             max_model_len=limit,
-            abilities=_abilities(door.refusal),
+            abilities=_abilities(door.refusal, grammars),
             refusals={} if door.refusal is None else {"attention": door.refusal},
             created=int(time.time()),
         )
@@ -161,10 +161,12 @@ class HfEngine:
         self._planning.shutdown(wait=False, cancel_futures=True)
 
 
-def _abilities(refusal: str | None) -> frozenset[Ability]:
+def _abilities(refusal: str | None, grammars: Grammars) -> frozenset[Ability]:
     abilities: set[Ability] = {"text", "logprobs"}
     if refusal is None:
         abilities.add("attention")
+    if grammars.offered:
+        abilities.add("grammar")
     return frozenset(abilities)
 
 

@@ -25,6 +25,11 @@ class Grammars:
         self._size = size
         self._ends = ends
 
+    @property
+    def offered(self) -> bool:
+        """Return whether llguidance can read the tokenizer."""
+        return isinstance(self._tokenizer, PreTrainedTokenizerFast)
+
     @cached_property
     def _prepared(self) -> LLTokenizer:
         """Return the tokenizer as llguidance needs it; this takes up to a second, once."""

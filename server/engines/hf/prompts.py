@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
-from typing import Any
+from typing import Any, Protocol
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from pine.segments import Ids, Segments
+from server.engines.hf.control import ControlTokens, tokenised
+from server.engines.hf.literal import hidden, new_mark, shown
 from server.engines.hf.middle import middle
 from server.engines.hf.vocabulary import Vocabulary
 from server.errors import PlanError
 from server.job import ChatPrompt, Part, Prompt, TextPrompt, TokenPrompt
 
 Show = Callable[[tuple[Part, ...]], str]
+
+
+class Tokenise(Protocol):
+    """A way to tokenise each text on its own, the first perhaps as the opening of a prompt."""
+
+    def __call__(self, texts: Sequence[str], *, opening: bool = False) -> list[Ids]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +54,7 @@ class Encoder:
         self._tokenizer = tokenizer
         self._vocabulary = vocabulary
         self._limit = limit
+        self._control = ControlTokens(tokenizer)
 
     def encode(self, prompt: Prompt, *, as_set: bool) -> Encoded:
         """Return the prompt's ids.
@@ -53,24 +62,34 @@ class Encoder:
         as_set  whether a reading will read it: its documents are then cut out as segments
         raises  PlanError  if the prompt has no ids, or not the one set that a reading needs
         """
-        encoded = self._segments(prompt) if as_set else self._whole(prompt)
+        encode = self._segments if as_set else self._whole
+        encoded = encode(prompt, self._tokenise)
         if not encoded.ids:
             raise PlanError("prompt must have at least one token, got none; send some text")
-        return encoded
+        bare, literals = hidden(prompt)
+        if not literals:
+            return encoded
+        without = encode(bare, partial(tokenised, self._tokenizer))
+        if not self._control.obeyed(encoded.ids, without.ids, [*literals.values()]):
+            return encoded
+        spelled = encode(bare, partial(self._control.spelled, literals=literals))
+        return replace(spelled, text=shown(spelled.text, literals))
 
-    def _whole(self, prompt: Prompt) -> Encoded:
+    def _whole(self, prompt: Prompt, tokenise: Tokenise) -> Encoded:
         if isinstance(prompt, TokenPrompt):
             self._check_ids(prompt.ids)
             return Encoded(prompt.ids, self._decode(prompt.ids))
         if isinstance(prompt, ChatPrompt):
             text = self._render(prompt, _joined)
-            return Encoded(self._ids(text), text)
+            return Encoded(tokenise([text])[0], text)
         text = _joined(prompt.parts)
         if prompt.suffix is None:
-            return Encoded(self._ids(text, special=True), text)
-        return Encoded(middle(self._tokenizer, self._ids, text, prompt.suffix), text)
+            return Encoded(tokenise([text], opening=True)[0], text)
+        texts = [text, prompt.suffix]
+        ids = dict(zip(texts, tokenise(texts), strict=True))
+        return Encoded(middle(self._tokenizer, ids.__getitem__, *texts), text)
 
-    def _segments(self, prompt: Prompt) -> Encoded:
+    def _segments(self, prompt: Prompt, tokenise: Tokenise) -> Encoded:
         """Cut the rendered prompt at its set of documents, and tokenise each piece on its own."""
         if isinstance(prompt, TokenPrompt):
             raise PlanError(
@@ -82,7 +101,7 @@ class Encoder:
                 param="suffix",
             )
         documents = _only_set(prompt)
-        mark = f"[{secrets.token_hex(16)}]"
+        mark = new_mark()
         text = self._marked(prompt, mark)
         if text.count(mark) != 1:
             raise PlanError(
@@ -91,12 +110,8 @@ class Encoder:
                 param="documents",
             )
         before, after = text.split(mark)
-        others = [*(part.text for part in documents), after]
-        if isinstance(prompt, TextPrompt):
-            prefix = self._ids(before, special=True)
-            *pieces, suffix = self._tokenise(others)
-        else:  # one call, since that is what a short prompt costs
-            prefix, *pieces, suffix = self._tokenise([before, *others])
+        texts = [before, *(part.text for part in documents), after]
+        prefix, *pieces, suffix = tokenise(texts, opening=isinstance(prompt, TextPrompt))
         segments = Segments(prefix, tuple(pieces), suffix).canonical()
         return Encoded(segments.ids, self._decode(segments.ids), segments)
 
@@ -132,22 +147,12 @@ class Encoder:
             ) from error
         return str(text)
 
-    def _ids(self, text: str, special: bool = False) -> Ids:
-        return self._tokenise([text], special)[0]
-
-    def _tokenise(self, texts: list[str], special: bool = False) -> list[Ids]:
-        """Tokenise each text on its own.
-
-        special  whether to add the tokens that open a whole prompt
-        raises   PlanError  at once if together they are too long for the context
-        """
+    def _tokenise(self, texts: Sequence[str], *, opening: bool = False) -> list[Ids]:
+        """Tokenise each text on its own; PlanError at once if they cannot fit the context."""
         least = sum(map(len, texts)) // max(self._vocabulary.longest, 1)
         if least > self._limit:
             raise overflow(self._limit, f"at least {least}")
-        encoding = self._tokenizer(
-            texts, add_special_tokens=special, return_attention_mask=False, verbose=False
-        )
-        return [tuple(ids) for ids in encoding["input_ids"]]
+        return tokenised(self._tokenizer, texts, opening=opening)
 
     def _decode(self, ids: Ids) -> str:
         return b"".join(self._vocabulary.data[token_id] for token_id in ids).decode(

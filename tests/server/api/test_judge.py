@@ -4,69 +4,20 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, given
-from hypothesis import settings as hypothesis_settings
+from hypothesis import given
 from hypothesis import strategies as st
+from judges import ALL, invariant, judged, opinionated, quick, serving
 
 from server.app import create_app
-from server.engines.base import Ability
-from server.engines.scripted import Answer, Script, Scripted, content_judge, slot_lover
+from server.engines.scripted import Answer, Scripted, content_judge, slot_lover
 from server.settings import Settings
 
-ALL: tuple[Ability, ...] = ("text", "logprobs", "attention")
 PINE, SWAP = {"stage": "pine"}, {"stage": "swap"}
 FREE = [[SWAP], [PINE], [SWAP, PINE]]  # plans whose verdict no order can change
-quick = hypothesis_settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
-
-
-def opinionated(text: str, slot: int) -> float:
-    """Return a logit that depends on an answer's text and on its slot, unevenly."""
-    return math.sin(sum(map(ord, text)) * 1.7) * 2 + math.cos(slot * 2.3 + len(text)) * 0.8
-
-
-@asynccontextmanager
-async def serving(
-    script: Script | Sequence[Answer], abilities: tuple[Ability, ...] = ALL, **options: Any
-) -> AsyncIterator[httpx.AsyncClient]:
-    """Yield a client of a server whose model is a script."""
-    app = create_app(Settings(**options), Scripted(script, abilities))
-    transport = httpx.ASGITransport(app)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
-    ):
-        yield client
-
-
-async def judged(client: httpx.AsyncClient, candidates: Any, **body: Any) -> dict[str, Any]:
-    answer = await client.post(
-        "/v1/judge", json={"question": "Q?", "candidates": candidates, **body}
-    )
-    assert answer.status_code == 200, answer.text
-    return answer.json()  # type: ignore[no-any-return]
-
-
-def invariant(reply: Mapping[str, Any], texts: Mapping[str, str]) -> dict[str, Any]:
-    """Return what no order of the candidates may change; ids stand for texts."""
-    winner = reply["winner"]
-    return {
-        "winner": None if winner is None else texts[winner],
-        "status": reply["status"],
-        "margin": reply["margin"],
-        "slot_bias": reply["slot_bias"],
-        "ranking": [(texts[each["id"]], each["score"]) for each in reply["ranking"]],
-        "calls": [
-            ([texts[name] for name in call["order"]], call["logprobs"]) for call in reply["calls"]
-        ],
-    }
 
 
 @pytest.mark.parametrize("stages", FREE)
@@ -261,19 +212,29 @@ GOOD: dict[str, Any] = {"question": "Q?", "candidates": ["x", "y"]}
         ({"candidates": ["x"]}, "candidates", "must be a list of 2 to 25, got a list of 1; "),
         ({"candidates": ["x"] * 26}, "candidates", "must be a list of 2 to 25, got a list of 26"),
         ({"candidates": "x"}, "candidates", "candidates must be a list of 2 to 25, got 'x'; "),
-        ({"candidates": ["x", ""]}, "candidates", "candidates.1.text must be text, got ''; "),
-        ({"candidates": ["x", "  \n"]}, "candidates", "candidates.1.text must be text"),
-        ({"candidates": ["x", {}]}, "candidates", "candidates.1.text must be text, got null; "),
+        ({"candidates": ["x", {}]}, "candidates", "candidates.1.text must be a string, got null; "),
         ({"candidates": ["x", 3]}, "candidates", "candidates.1 must be a string or an object, got"),
         ({"candidates": ["x", {"text": "y", "id": 3}]}, "candidates", "candidates.1.id must be a"),
         ({"candidates": ["x", {"text": "y", "id": ""}]}, "candidates", "candidates.1.id must be"),
         ({"candidates": ["x", {"text": "y", "id": "0"}]}, "candidates", "candidates.1.id must dif"),
         ({"candidates": ["x", {"text": "y", "name": "n"}]}, "candidates", "only id and text, got"),
-        ({"form": "score"}, "form", "form must be 'relation', got 'score'; leave it out, since"),
-        ({"form": "likert"}, "form", "score and likert are not offered yet"),
-        ({"template": "fancy"}, "template", "template must be one of plain, or contain"),
+        ({"form": "rank"}, "form", "form must be 'relation', 'score' or 'likert', got 'rank'; "),
+        ({"form": "likert", "candidates": ["x", "y", "z"]}, "form", "must have 2 candidates, got"),
+        ({"labels": "greek"}, "labels", "labels must be 'fixed' or 'random', got 'greek'; "),
+        ({"ranking": "elo"}, "ranking", "ranking must be 'mean', 'kemeny' or 'borda', got 'elo'"),
+        (
+            {"ranking": "kemeny", "candidates": ["x"] * 13},
+            "ranking",
+            "at most 12 candidates, got 13",
+        ),
+        ({"template": "fancy"}, "template", "rubric, or contain {candidates} once, got 'fancy'"),
+        ({"template": "rubric"}, "template", "template 'rubric' must be given criteria, got none"),
         ({"template": "{question.x}{candidates}"}, "template", "got {question.x}"),
-        ({"stages": [{"stage": "nope"}]}, "stages", "must be one of pine, swap, got 'nope'; "),
+        (
+            {"stages": [{"stage": "nope"}]},
+            "stages",
+            "stages[0] must be one of calibrate, pairwise, pine",
+        ),
         ({"stages": [PINE, SWAP]}, "stages", "stage 'swap' must come before 'pine'"),
         ({"stages": "pine"}, "stages", "stages must be"),
         ({"stages": [SWAP], "max_calls": 1}, "max_calls", "max_calls must be at least 2, which st"),
@@ -283,6 +244,12 @@ GOOD: dict[str, Any] = {"question": "Q?", "candidates": ["x", "y"]}
         ({"stream": True}, "stream", "stream must be left out of a judge's request, got true; "),
         ({"n": 2}, "n", "n must be left out of a judge's request, got 2; "),
         ({"documents": ["d"]}, "documents", "documents must be left out of a judge's request"),
+        ({"response_format": {"type": "json_object"}}, "response_format", "must be left out of a"),
+        (
+            {"stages": [{"stage": "calibrate"}]},
+            "stages",
+            "must know the slot bias from at least 20",
+        ),
     ],
 )
 async def test_what_cannot_be_judged_is_refused(

@@ -4,8 +4,10 @@ import json
 
 import pytest
 from llguidance import LLMatcher
+from transformers import ByT5Tokenizer
 
 from pine.reading import Pine
+from server.engines.hf.grammar import Grammars
 from server.errors import PlanError
 from server.job import TextPrompt
 
@@ -53,3 +55,9 @@ def test_logprobs_stay_those_of_the_raw_logits(ask):
 def test_a_broken_grammar_is_refused(ask):
     with pytest.raises(PlanError, match="grammar must"):
         ask("The quick", grammar="start: nothing")
+
+
+def test_an_engine_says_whether_it_can(engine, tokenizer):
+    assert "grammar" in engine.offers
+    assert Grammars(tokenizer, 330, frozenset()).offered
+    assert not Grammars(ByT5Tokenizer(), 330, frozenset()).offered  # a slow one

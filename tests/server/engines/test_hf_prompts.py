@@ -176,7 +176,7 @@ def test_a_reading_needs_a_model_that_offers_attention(make_model, tokenizer):
     model = make_model()
     model.config.rope_parameters = {**model.config.rope_parameters, "rope_type": "dynamic"}
     engine = HfEngine(model, tokenizer, name="dynamic")
-    assert engine.offers == {"text", "logprobs"}
+    assert engine.offers == {"text", "logprobs", "grammar"}
     assert "dynamic" in engine.info.refusals["attention"]
     prompt = TextPrompt((Part("a", group="x"),))
 

@@ -20,7 +20,7 @@ def job(*texts: str) -> Job:
 def replied(made: Job) -> Reply:
     assert made.ballot is not None and made.ballot.order is not None
     return Reply(
-        calls=(Call(made.ballot.order, ("A", "B", "T"), None, "A", "A", Usage()),),
+        calls=(Call(made.ballot, ("A", "B", "T"), None, "A", 0, None, "A", Usage()),),
         notes={"inner": made.ballot.order},
     )
 

@@ -1,0 +1,26 @@
+"""Ballots for tests, and what their prompts say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from server.ballot.render import render
+from server.job import Ballot, Candidate, Job, Sampling
+
+
+def ballot(*texts: str, **changes: Any) -> Ballot:
+    """Return a ballot of some texts, whose ids are their places."""
+    candidates = tuple(Candidate(str(i), text, i) for i, text in enumerate(texts or ("x", "y")))
+    return Ballot(**{"question": "Q?", "candidates": candidates, **changes})
+
+
+def judging(*texts: str, **changes: Any) -> Job:
+    """Return a judge's job."""
+    return Job("m", Sampling(), ballot=ballot(*texts, **changes), fingerprint="fp")
+
+
+def written(made: Ballot) -> str:
+    """Return the prompt's only message."""
+    [message] = render(made).messages
+    assert message.role == "user"
+    return "".join(part.text for part in message.parts)
