@@ -134,9 +134,21 @@ async def test_who_comes_at_once_begins_in_one_forward(make_engine, monkeypatch)
     impossible = plain("fox", replace(GREEDY, max_tokens=10**6))
     tasks = [asyncio.ensure_future(engine.generate(job)) for job in (*jobs, impossible)]
     streams = await asyncio.gather(*tasks, return_exceptions=True)
-    assert isinstance(streams.pop(), PlanError)  # and nobody waited for it any longer
+    assert isinstance(streams.pop(), PlanError)
     chunks = await asyncio.wait_for(asyncio.gather(*map(drain, streams)), 20)
     assert widths.seen == [sum(each[-1].usage.prompt_tokens for each in chunks)]
+
+
+async def test_nobody_waits_for_a_request_that_is_refused(make_engine, monkeypatch):
+    monkeypatch.setattr("server.engines.hf.worker.PATIENCE", 60.0)
+    engine = make_engine()
+    widths = Widths(engine.model)
+    widths.go.set()
+    with engine._worker.expecting():
+        stream = await engine.generate(plain("fox"))
+        await asyncio.sleep(0.1)
+        assert not widths.seen
+    assert len(scored(await asyncio.wait_for(drain(stream), 20))) == TOKENS
 
 
 async def test_patience_ends(make_engine, monkeypatch):
