@@ -180,6 +180,14 @@ def facts_question(random: Random) -> tuple[str, str, list[str], Person, Attribu
     return question, values[asked], wrong, everyone[asked], attribute
 
 
+def _right(random: Random, candidates: int, first_wins: float, tie: float) -> list[bool]:
+    """Draw which candidates are right; arguments as in `contest`."""
+    if random.random() < tie:
+        return [random.random() < 0.5] * candidates
+    winner = 0 if random.random() < first_wins else random.randrange(1, candidates)
+    return [slot == winner for slot in range(candidates)]
+
+
 def contest(random: Random, candidates: int, first_wins: float, tie: float = 0.15) -> Contest:
     """Make one question with answers to judge.
 
@@ -197,13 +205,7 @@ def contest(random: Random, candidates: int, first_wins: float, tie: float = 0.1
             question, reference = ask(random, person.name, attribute), form.format(good)
     if not reference and random.random() < 0.15:
         reference = form.format(good)
-    right = [False] * candidates
-    if random.random() < tie:
-        right = [random.random() < 0.5] * candidates
-    elif random.random() < first_wins:
-        right[0] = True
-    else:
-        right[random.randrange(1, candidates)] = True
+    right = _right(random, candidates, first_wins, tie)
     # Wrong values of other people in the text are the hard ones, so they are taken first half
     # of the time.
     pool = bad if random.random() < 0.5 else random.sample(bad, len(bad))
@@ -232,13 +234,7 @@ def facts_contest(
     told = [good, *values[: count - 1]]
     facts = [sentence(*each) for each in zip(names, [attribute] * count, told, strict=True)]
     asked = ask(random, names[0], attribute)
-    right = [False] * candidates
-    if random.random() < tie:
-        right = [random.random() < 0.5] * candidates
-    elif random.random() < first_wins:
-        right[0] = True
-    else:
-        right[random.randrange(1, candidates)] = True
+    right = _right(random, candidates, first_wins, tie)
     wrong = iter(values if borrowed else values[count - 1 :])
     texts = [good if is_right else next(wrong) for is_right in right]
     answers = tuple(sentence(names[0], attribute, text) for text in texts)
