@@ -79,8 +79,9 @@ def invariant(reply: dict[str, Any]) -> dict[str, Any]:
 async def test_both_orders_of_two(
     engine: HfEngine, names: tuple[str, str], stages: list[Any]
 ) -> None:
-    one = await judged(engine, names, stages)
-    other = await judged(engine, names[::-1], stages)
+    # a fenced prompt is new to the model: its labels may hold little, and are read all the same
+    one = await judged(engine, names, stages, min_label_mass=0)
+    other = await judged(engine, names[::-1], stages, min_label_mass=0)
     assert invariant(one) == invariant(other)
     assert one["status"] != "unparsed"
     assert one["margin"] > 0
