@@ -61,7 +61,13 @@ class Group:
         row = (lengths.cumsum(0) - lengths)[:, None] + place
         tokens = slice(before, before + sum(own))
         pages, even = layout.pages, min(own) == max(own)
-        ahead = tuple(_ahead(place, pages.place[pages.bounds[each]]) for each in documents)
+        some = dict(
+            zip(own, documents, strict=True)
+        )  # one of each length: their masks are the same
+        masks = {
+            size: _ahead(place, pages.place[pages.bounds[each]]) for size, each in some.items()
+        }
+        ahead = tuple(masks[size] for size in own)
         return cls(documents, tokens, row.where(real, 0), real, ahead, even)
 
     def gather(self, rows: Tensor) -> Tensor:

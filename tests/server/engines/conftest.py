@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from other_server import OtherServer, other_server
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -25,6 +26,13 @@ CORPUS = [
 ] * 20
 
 Collect = Callable[[Job], list[Chunk]]
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[OtherServer]:
+    """Return somebody else's server, which says what a test tells it to."""
+    with other_server() as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from other_server import OtherServer, other_server
+from other_server import OtherServer
 from starlette.responses import JSONResponse, Response
 
 from server.engines.remote import Access
@@ -27,12 +26,6 @@ def answer(top: list[dict[str, Any]] | None) -> Response:
 
 def error(message: str, status: int = 400) -> Response:
     return JSONResponse({"error": {"message": message}}, status)
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[OtherServer]:
-    with other_server() as made:
-        yield made
 
 
 @pytest.fixture

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 import pytest_asyncio
-from other_server import DONE, KEY, Answer, OtherServer, failed, other_server, streamed
+from other_server import DONE, KEY, Answer, OtherServer, failed, streamed
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 
 from server.engines.remote import Access, RemoteEngine
@@ -16,12 +16,6 @@ from server.errors import EngineError, EvenhandError, Overloaded, PlanError
 from server.job import ChatPrompt, Job, Message, Part, Sampling
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[OtherServer]:
-    with other_server() as made:
-        yield made
 
 
 @pytest.fixture
