@@ -22,7 +22,7 @@ from benchmarks._harness import Row, arguments, medians, show, timed
 from kvedit.hf import Door, open_door
 from kvedit.reading import Layer
 from kvedit.rotary import RotaryGeometry
-from pine import kernels
+from pine import gpu
 from pine.reading import Pine
 from pine.segments import Segments
 
@@ -196,12 +196,12 @@ def main() -> None:
         print("benchmarks/gpu: no CUDA device here, nothing measured")
         return
     device = torch.device("cuda", torch.cuda.current_device())
-    if not kernels.available(torch.empty(1, HEADS, 1, DIM, device=device, dtype=DTYPE)):
+    if not gpu.available(torch.empty(1, HEADS, 1, DIM, device=device, dtype=DTYPE)):
         print("benchmarks/gpu: the package triton is missing, nothing measured")
         return
     runs = 2 if options.quick else 9
     rows = one_layer(runs, device)
-    if "pine.kernels.launch" not in sys.modules:
+    if "pine.gpu.launch" not in sys.modules:
         raise SystemExit("PINE has read without its kernels; the figures would mean nothing")
     rows += whole_model(runs, device)
     name = torch.cuda.get_device_name(device)

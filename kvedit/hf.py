@@ -55,11 +55,12 @@ class Door:
     geometries: tuple[RotaryGeometry | None, ...]
     refusal: str | None
 
-    def forward(self, ids: Tensor, reading: Reading, keep: int | Tensor = 1) -> Tensor:
+    def forward(self, ids: Tensor, reading: Reading, keep: int | Tensor | None = 1) -> Tensor:
         """Run the model with a reading.
 
         ids      [batch, query] int64  the whole prompt first, then what follows
-        keep     how many last positions to return logits for, or their indices; 0 = all
+        keep     how many last positions to return logits for, or their indices; 0 = all,
+                 None = none
         returns  [batch, keep, vocab]
         """
         assert self.refusal is None, self.refusal
@@ -93,6 +94,7 @@ def _attention(
     attention_mask: Tensor | None,
     reading: Reading | None = None,
     geometries: tuple[RotaryGeometry | None, ...] = (),
+    tail: int | None = None,
     watch: Watch | None = None,
     scaling: float | None = None,
     softcap: float | None = None,
@@ -114,7 +116,8 @@ def _attention(
             watch.see(index, Seen(query, key, value, seen, attention_mask, sliding_window))
         return output, None
     geometry = geometries[index] if geometries else None
-    read = reading.read(Layer(index, geometry, factor, softcap), query, key, value)
+    layer = Layer(index, geometry, factor, softcap, tail if index + 1 == len(geometries) else None)
+    read = reading.read(layer, query, key, value)
     return read.transpose(1, 2).contiguous(), None
 
 
@@ -134,8 +137,11 @@ def _forward(
     geometries: tuple[RotaryGeometry | None, ...],
     ids: Tensor,
     reading: Reading,
-    keep: int | Tensor,
+    keep: int | Tensor | None,
 ) -> Tensor:
+    tail = keep or None if isinstance(keep, int) else None
+    if keep is None:
+        keep, tail = torch.empty(0, dtype=torch.int64, device=ids.device), 0
     logits: Tensor = model(
         input_ids=ids,
         position_ids=torch.zeros_like(ids),
@@ -145,6 +151,7 @@ def _forward(
         logits_to_keep=keep,
         reading=reading,
         geometries=geometries,
+        tail=tail,
     ).logits
     return logits
 

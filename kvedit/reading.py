@@ -19,12 +19,15 @@ class Layer:
     geometry  how its queries and keys are rotated, or None for a layer without positions
     scaling   factor on the scores before the softmax
     softcap   bound of the scores, `cap * tanh(score / cap)`, or None
+    tail      how many last tokens' outputs anybody reads, None = all: behind a prompt's last layer
+              only the logits of its last token are wanted
     """
 
     index: int
     geometry: RotaryGeometry | None
     scaling: float
     softcap: float | None = None
+    tail: int | None = None
 
 
 class Reading(Protocol):

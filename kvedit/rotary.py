@@ -27,12 +27,18 @@ class RotaryGeometry:
     layout    "half": dimension j turns with j + width / 2 (Llama)
               "interleaved": dimension 2j turns with 2j + 1 (GLM)
 
+    pairs     [width] int64, the dimension that each one turns with, on the CPU
+
     Dimensions beyond `width = 2 * len(inv_freq)` carry no position (partial rotary).
     """
 
     inv_freq: Tensor
     layout: Layout = "half"
+    pairs: Tensor = field(init=False, repr=False)
     _table: list[Tensor] = field(default_factory=list, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pairs", self.partner(torch.arange(self.width)))
 
     @property
     def width(self) -> int:
@@ -56,14 +62,35 @@ class RotaryGeometry:
         """
         if reach > TABLE_REACH:
             return self.phases(positions)
-        found = self._rows(reach).index_select(0, positions.reshape(-1))
+        found = self.table(reach).index_select(0, positions.reshape(-1))
         return self._halves(found.view(*positions.shape, 2 * self.width))
+
+    def rows_at(self, positions: Tensor, reach: int) -> tuple[Tensor, Tensor]:
+        """Return a table, [rows, 2 * width] as `table`, and the row of each position, contiguous.
+
+        positions  [...] tokens, int64, from 0 to below `reach`
+        """
+        if reach <= TABLE_REACH:
+            return positions.contiguous(), self.table(reach)
+        rows = torch.arange(positions.numel(), device=positions.device).view(positions.shape)
+        return rows, torch.cat(self.phases(positions.flatten()), -1)
+
+    def table(self, reach: int) -> Tensor:
+        """Return the phases of `reach` positions or more, of at most `TABLE_REACH`.
+
+        returns  [positions, 2 * width] cosine, then signed sine
+        """
+        if not self._table or self._table[0].shape[0] < reach:
+            size = -(-reach // TABLE_STEP) * TABLE_STEP
+            places = torch.arange(size, device=self.inv_freq.device)
+            self._table[:] = [torch.cat(self.phases(places), -1)]
+        return self._table[0]
 
     def between(self, first: int, last: int) -> Phases:
         """Return the phases of the positions from first to before last: [last - first, width]."""
         if last > TABLE_REACH:
             return self.phases(torch.arange(first, last, device=self.inv_freq.device))
-        return self._halves(self._rows(last)[first:last])
+        return self._halves(self.table(last)[first:last])
 
     def partner(self, vectors: Tensor) -> Tensor:
         """Return for each dimension the one that it turns with: [..., width], another tensor."""
@@ -91,29 +118,18 @@ class RotaryGeometry:
             turned = torch.cat((turned, rest.expand(*turned.shape[:-1], -1)), -1)
         return turned.to(vectors.dtype)
 
-    def rotate_into(self, target: Tensor, vectors: Tensor, partner: Tensor, phases: Phases) -> None:
-        """Write turned vectors to where they are needed; all in the phases' dtype.
-
-        target   [..., dim], the broadcast shape of the others
-        partner  [..., width] of the vectors
-        """
-        cos, sin = phases
-        turning = target[..., : self.width]
-        torch.mul(vectors[..., : self.width].expand_as(turning), cos, out=turning)
-        turning.addcmul_(partner, sin)
-        if target.shape[-1] > self.width:
-            target[..., self.width :] = vectors[..., self.width :]
-
-    def turn(self, vectors: Tensor, positions: Tensor) -> Tensor:
+    def turn(self, vectors: Tensor, positions: Tensor, reach: int | None = None) -> Tensor:
         """Turn vectors by positions, in float32 (RoFormer, eq. 34).
 
         vectors    [..., dim]
         positions  [...] tokens, broadcast against the vectors' leading axes
+        reach      where given, positions are int64 from 0 to below it: they are looked up
         returns    [..., dim], dtype of the vectors
 
         Turning by `a`, then by `b`, is turning by `a + b`, up to rounding.
         """
-        return self.rotate(vectors, self.phases(positions))
+        phases = self.phases(positions) if reach is None else self.looked_up(positions, reach)
+        return self.rotate(vectors, phases)
 
     def _spread(self, first: Tensor, second: Tensor) -> Tensor:
         """Give the two dimensions of each pair their numbers: two of [..., width / 2]."""
@@ -124,15 +140,9 @@ class RotaryGeometry:
     def _halves(self, rows: Tensor) -> Phases:
         return rows[..., : self.width], rows[..., self.width :]
 
-    def _rows(self, reach: int) -> Tensor:
-        """Return a table of `reach` positions or more: [positions, 2 * width], cosine and sine."""
-        if not self._table or self._table[0].shape[0] < reach:
-            size = -(-reach // TABLE_STEP) * TABLE_STEP
-            places = torch.arange(size, device=self.inv_freq.device)
-            self._table[:] = [torch.cat(self.phases(places), -1)]
-        return self._table[0]
 
-
-def turn(geometry: RotaryGeometry | None, vectors: Tensor, positions: Tensor) -> Tensor:
+def turn(
+    geometry: RotaryGeometry | None, vectors: Tensor, positions: Tensor, reach: int | None = None
+) -> Tensor:
     """Turn vectors by positions, or leave them where the layer has no positions."""
-    return vectors if geometry is None else geometry.turn(vectors, positions)
+    return vectors if geometry is None else geometry.turn(vectors, positions, reach)

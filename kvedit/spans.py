@@ -39,12 +39,22 @@ class Span:
         key    [batch, kv_heads, kv, dim]  rotated for their places in the span's frame
         value  [batch, kv_heads, kv, dim]
         """
-        end = self.length + key.shape[2]
+        begin, end = self.length, self.length + key.shape[2]
+        keys, values = self.extend(key.shape[2], key, value)
+        keys[:, :, begin:end] = key
+        values[:, :, begin:end] = value
+
+    def extend(self, count: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Make place for tokens at the end, which the caller writes.
+
+        key, value  [batch, kv_heads, kv, dim] tensors of their kind
+        returns     the buffers, [batch, kv_heads, room, dim], contiguous, with place at `length`
+        """
+        end = self.length + count
         self._keys = _room(self._keys, self.length, end, key)
         self._values = _room(self._values, self.length, end, value)
-        self._keys[:, :, self.length : end] = key
-        self._values[:, :, self.length : end] = value
         self.length = end
+        return self._keys, self._values
 
 
 def _room(buffer: Tensor | None, used: int, needed: int, like: Tensor) -> Tensor:

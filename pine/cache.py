@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from kvedit.spans import Span
-from pine import kernels
-from pine.kernels.plan import Plan
+from pine import cpu, gpu
+from pine.cpu.cut import Cut
+from pine.gpu.plan import Plan
 from pine.pages import Pages
 from pine.segments import Segments
 
@@ -22,7 +23,8 @@ class Layout:
     lengths  tokens of each document
     pages    the documents' slots
     nearest  [tokens] position of each document token when its document is nearest
-    plan     how the GPU's kernels cut it, or None where torch reads it
+    plan     how the GPU's kernels cut it, or None
+    cut      how the CPU's loops cut it, or None; with neither, torch reads it
     """
 
     prefix: int
@@ -30,16 +32,20 @@ class Layout:
     pages: Pages
     nearest: Tensor
     plan: Plan | None
+    cut: Cut | None
 
     @classmethod
     def of(cls, segments: Segments, query: Tensor) -> Layout:
         """Lay out a prompt that queries of one layer, [batch, heads, query, dim], will read."""
         pages, prefix = Pages.of(segments.lengths, query.device), len(segments.prefix)
         slots = [bounds.start for bounds in pages.bounds]
-        plan = kernels.plan_for(query, prefix, segments.lengths, slots)
+        plan = gpu.plan_for(query, prefix, segments.lengths, slots)
         nearest = segments.end - pages.lengths.repeat_interleave(pages.lengths)
         nearest += pages.place[pages.slot_of]
-        return cls(prefix, segments.lengths, pages, nearest, plan)
+        cut = None
+        if cpu.available(query):
+            cut = Cut.of([*slots, pages.slots], segments.lengths)
+        return cls(prefix, segments.lengths, pages, nearest, plan, cut)
 
     @property
     def end(self) -> int:

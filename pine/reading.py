@@ -24,7 +24,7 @@ from kvedit.reading import Layer
 from kvedit.rotary import turn
 from kvedit.shelf import Shelf
 from kvedit.spans import Span
-from pine import kernels
+from pine import gpu
 from pine.cache import Cached, Layout
 from pine.document_rows import document_rows
 from pine.explanation import Explanation
@@ -63,7 +63,7 @@ class Pine:
         cls, readings: Mapping[int, Pine], rows: Sequence[slice], query: Tensor
     ) -> Iterator[PineCompany]:
         """Return who reads a whole prompt beside others (see `kvedit.reading.Sociable`)."""
-        if kernels.available(query):  # a prompt alone is few calls there
+        if gpu.available(query):  # a prompt alone is few calls there
             return
         places = [
             place
@@ -89,10 +89,7 @@ class Pine:
         tokens = self._count(self._layout, layer.index, query.shape[2])
         if tokens[0] < self._layout.end:
             return self._prompt(layer, self._layout, tokens, (query, key, value))
-        geometry, turned_key = layer.geometry, key
-        if geometry is not None:
-            turned_key = geometry.rotate(key, geometry.between(*tokens))
-        return self._suffix(layer, self._layout, tokens[0], query, turned_key, value)
+        return self._suffix(layer, self._layout, tokens[0], (query, key, value))
 
     def report(self) -> Mapping[str, Any]:
         """Return the number of documents and, by canonical place, the caller's index of each.
@@ -169,7 +166,7 @@ class Pine:
             )
         query, key, value = inputs
         frame = layout.frame(first, last)
-        framed_key = turn(layer.geometry, key, frame)
+        framed_key = turn(layer.geometry, key, frame, last)
         span, rows = self._spans[layer.index], []
         prefix = slice(0, layout.prefix - first)
         if first == 0:
@@ -182,10 +179,13 @@ class Pine:
             documents = (x[:, :, inside] for x in (framed_key, key, value))
             cached = Cached.of(layout, span, *documents)
             self._cached[layer.index] = cached
-            rows.append(document_rows(layer, layout, cached, query[:, :, inside]))
-            after = slice(layout.end - first, None)
-            suffix = (x[:, :, after] for x in (query, framed_key, value))
-            rows.append(self._suffix(layer, layout, layout.end, *suffix))
+            asking, after = query[:, :, inside], slice(layout.end - first, None)
+            wanted = layer.tail is None or layer.tail > last - layout.end
+            rows.append(
+                document_rows(layer, layout, cached, asking) if wanted else torch.zeros_like(asking)
+            )
+            suffix = (query[:, :, after], key[:, :, after], value[:, :, after])
+            rows.append(self._suffix(layer, layout, layout.end, suffix))
         return torch.cat(rows, 2)
 
     def _lay(self, layer: Layer, layout: Layout, key: Tensor, value: Tensor, rows: slice) -> None:
@@ -204,18 +204,11 @@ class Pine:
         span.append(framed[:, :, suffix], value[:, :, suffix])
 
     def _suffix(
-        self,
-        layer: Layer,
-        layout: Layout,
-        start: int,
-        query: Tensor,
-        turned_key: Tensor,
-        value: Tensor,
+        self, layer: Layer, layout: Layout, start: int, fresh: tuple[Tensor, Tensor, Tensor]
     ) -> Tensor:
         """Read suffix tokens from position `start` on."""
         cached = self._cached[layer.index]
-        cached.outside.append(turned_key, value)
-        return suffix_rows(layer, layout, cached, query, start, self._explanation)
+        return suffix_rows(layer, layout, cached, fresh, start, self._explanation)
 
 
 class PineCompany:

@@ -26,19 +26,29 @@ def suffix_rows(
     layer: Layer,
     layout: Layout,
     cached: Cached,
-    query: Tensor,
+    fresh: tuple[Tensor, Tensor, Tensor],
     start: int,
     explanation: Explanation | None = None,
 ) -> Tensor:
-    """Return what consecutive suffix tokens read; their keys are cached already.
+    """Cache consecutive suffix tokens, and return what they read.
 
-    query        [batch, heads, query, dim]  not rotated
+    fresh        their queries, keys and values as in `kvedit.reading.Reading.read`
     start        position of the first one
     explanation  is told of every row's importance, or None
     returns      [batch, heads, query, dim]
     """
+    query, key, value = fresh
+    if layout.cut is not None:
+        from pine.cpu import suffix_rows as compiled  # numba is there where a cut is
+
+        if compiled.fits(layer, query, start):
+            places = (layout.end, start)
+            return compiled.suffix_rows(layer, layout.cut, cached, fresh, places, explanation)
+    if layer.geometry is not None:
+        key = layer.geometry.rotate(key, layer.geometry.between(start, start + key.shape[2]))
+    cached.outside.append(key, value)
     if layout.plan is not None:
-        from pine.kernels import launch  # triton is there where a plan is
+        from pine.gpu import launch  # triton is there where a plan is
 
         keys = launch.Keys.of(cached)
         return launch.suffix_rows(layer, layout.plan, keys, query, start, explanation)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from oracles import OracleReading
 from transformers import AutoModelForCausalLM
 
 from kvedit.hf import Door, open_door
-from pine import document_rows, order, suffix_rows
+from pine import cpu, document_rows, groups, order
+from pine.cpu import document_rows as compiled
+from pine.explanation import Explanation
 from pine.reading import Pine
 from pine.segments import Segments
 
@@ -71,8 +74,11 @@ def test_logits_of_every_token_and_greedy_tokens(family: str, prompt: str) -> No
     assert tokens == expected["greedy_tokens"].tolist()
 
 
+@pytest.mark.parametrize("path", [compiled, document_rows], ids=["compiled", "torch"])
 @torch.inference_mode()
-def test_importance_and_orders(family: str, prompt: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_importance_and_orders(
+    family: str, prompt: str, path: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every sort of prefill and decode, as it is made; documents in the caller's order."""
     segments, expected = golden(family, prompt)
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -82,11 +88,13 @@ def test_importance_and_orders(family: str, prompt: str, monkeypatch: pytest.Mon
         seen.append((weight.clone(), ranked))
         return ranked
 
-    monkeypatch.setattr(document_rows, "nearest_first", spy)
-    monkeypatch.setattr(document_rows, "BUDGET", 1)  # one sort per query document
-    monkeypatch.setattr(suffix_rows, "nearest_first", spy)
-    door, pine = door_of(family), Pine(segments)
-    door.forward(torch.tensor([segments.ids]), pine)
+    if path is document_rows:
+        monkeypatch.setattr(cpu, "available", lambda query: False)
+    monkeypatch.setattr(path, "nearest_first", spy)
+    monkeypatch.setattr(groups, "BUDGET", 1)  # one sort per query document
+    monkeypatch.setattr(Explanation, "add", lambda self, weight: spy(weight))
+    door, pine = door_of(family), Pine(segments, explain=True)
+    door.forward(torch.tensor([segments.ids]), pine, keep=0)
     for token in expected["greedy_tokens"][:-1]:
         door.forward(torch.tensor([[int(token)]]), pine)
     documents, layers = len(segments.documents), 2

@@ -12,7 +12,8 @@ from oracles import PineOracle, Rotary
 from kvedit.hf import open_door
 from kvedit.reading import Layer
 from kvedit.rotary import RotaryGeometry
-from pine import blocks, document_rows
+from pine import blocks, cpu, document_rows, groups
+from pine.cpu import document_rows as compiled
 from pine.reading import Pine
 from pine.segments import Segments
 
@@ -30,6 +31,13 @@ CUTS = [
     pytest.param(2, [70, 1, 3], 2, 1, id="very unequal documents"),
     pytest.param(0, [3, 3], 0, 1, id="nothing but documents"),
 ]
+
+
+@pytest.fixture(params=["compiled", "torch"], autouse=True)
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run every test by the compiled loops and by plain torch."""
+    if request.param == "torch":
+        monkeypatch.setattr(cpu, "available", lambda query: False)
 
 
 def tensors(tokens: int, seed: int = 0, dim: int = DIM) -> tuple[torch.Tensor, ...]:
@@ -68,7 +76,8 @@ def test_small_row_blocks_change_nothing_but_rounding(monkeypatch: pytest.Monkey
     qkv, layer = tensors(prompt + 1), Layer(0, RotaryGeometry(INV_FREQ), SCALING)
     whole = read(Pine(segments_of(4, lengths, 8)), layer, prompt, qkv)
     monkeypatch.setattr(blocks, "ROWS_BUDGET", 1)
-    monkeypatch.setattr(document_rows, "BUDGET", 1)
+    for module in (groups, document_rows, compiled):
+        monkeypatch.setattr(module, "BUDGET", 1)
     pieces = read(Pine(segments_of(4, lengths, 8)), layer, prompt, qkv)
     torch.testing.assert_close(pieces, whole, atol=1e-5, rtol=0)
 

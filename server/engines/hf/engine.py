@@ -21,6 +21,7 @@ from transformers.utils import logging
 
 from kvedit.hf import open_door
 from kvedit.shelf import Shelf
+from pine import cpu
 from server.engines.base import Ability, ModelInfo
 from server.engines.hf.grammar import Grammars
 from server.engines.hf.plan import Planner
@@ -61,6 +62,8 @@ class HfEngine:
         config = model.config.get_text_config(decoder=True)
         limit = max_model_len or int(config.max_position_embeddings)
         door = open_door(model)
+        if door.refusal is None and model.device.type == "cpu":
+            cpu.prepare()  # before a request has to wait for it
         vocabulary = Vocabulary(tokenizer, int(config.vocab_size))
         encoder = Encoder(tokenizer, vocabulary, limit)
         ends = _ends(model, tokenizer)

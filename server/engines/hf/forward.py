@@ -26,11 +26,11 @@ class Forward(Protocol):
         """Return where the forwards of the prompt begin (see `kvedit.reading.Reading`)."""
         ...
 
-    def read(self, ids: Tensor, keep: int) -> Tensor:
+    def read(self, ids: Tensor, keep: int | None) -> Tensor:
         """Read the next piece of the prompt, or one more token.
 
         ids      [1, query] int64
-        keep     how many last positions to return logits for; 0 = all
+        keep     how many last positions to return logits for; 0 = all, None = none
         returns  [1, keep, vocab]
         """
         ...
@@ -92,10 +92,11 @@ class Stock:
         """Return one forward of everything."""
         return (0,)
 
-    def read(self, ids: Tensor, keep: int) -> Tensor:
+    def read(self, ids: Tensor, keep: int | None) -> Tensor:
         """Read the prompt, then token by token (see `Forward`)."""
         if self._plain is not None:
             return self._door.forward(ids, self._plain, keep)
+        assert keep is not None, "the stock path reads a prompt at once"
         if self._cache is not None:
             return run(self._door.model, ids, self._cache, keep)
         logits, self._cache = self._prefill.take(ids, keep)
@@ -127,7 +128,7 @@ class Read:
         """Return where the reading wants the prompt cut."""
         return self._reading.borders()
 
-    def read(self, ids: Tensor, keep: int) -> Tensor:
+    def read(self, ids: Tensor, keep: int | None) -> Tensor:
         """Read a piece of the prompt, or one more token (see `Forward`)."""
         return self._door.forward(ids, self._reading, keep)
 

@@ -96,7 +96,8 @@ class Sequence:
     def step(self) -> Chunk | None:
         """Run the model once, alone; return what can be said now, if anything can."""
         self.begin()
-        return self.take(self._forward.read(self.pending, self._keep))
+        keep = self._keep if len(self._pieces) == 1 else None
+        return self.take(self._forward.read(self.pending, keep))
 
     def take(self, logits: Tensor) -> Chunk | None:
         """Go on after `pending` was read; return as `step`.

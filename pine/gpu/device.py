@@ -1,6 +1,6 @@
 """The kernels of PINE: what document tokens and suffix tokens read, and what is important to them.
 
-Flash attention over spans (see `pine.kernels.tiles` for the words): for each document a program
+Flash attention over spans (see `pine.gpu.tiles` for the words): for each document a program
 turns its queries by their distance from it and reads its keys as cached. No score leaves a program.
 """
 # mypy: disable-error-code="no-untyped-def,untyped-decorator,no-untyped-call,no-any-return,misc"
@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton  # type: ignore[import-not-found,import-untyped,unused-ignore]
 import triton.language as tl  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
-from pine.kernels import tiles
+from pine.gpu import tiles
 
 LN_2 = tl.constexpr(0.6931471805599453)
 

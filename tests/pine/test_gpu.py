@@ -18,15 +18,15 @@ from torch import Tensor
 from kvedit.reading import Layer
 from kvedit.rotary import RotaryGeometry, turn
 from kvedit.state import State, merge
-from pine import kernels
+from pine import gpu
 from pine.reading import Pine
 from pine.segments import Segments
 
 pytest.importorskip("triton")
 
-from pine.kernels import launch
-from pine.kernels import plan as plan_module
-from pine.kernels.plan import Plan, Tile
+from pine.gpu import launch
+from pine.gpu import plan as plan_module
+from pine.gpu.plan import Plan, Tile
 
 HEADS, KV_HEADS, SCALING = 2, 1, 0.5
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -231,7 +231,7 @@ def test_pine_reads_through_the_kernels_where_it_can(monkeypatch: pytest.MonkeyP
 
     expected, launched = rows(), []
     original = launch._run
-    monkeypatch.setattr(kernels, "available", lambda query: True)
+    monkeypatch.setattr(gpu, "available", lambda query: True)
     monkeypatch.setattr(launch, "_run", lambda *a: (launched.append(a[0].__name__), original(*a)))
     torch.testing.assert_close(rows(), expected, atol=1e-5, rtol=0)
     assert {"document_rows", "suffix_rows"} <= set(launched)
@@ -249,15 +249,15 @@ def test_tiles_fit_what_is_asked_and_what_the_machine_holds(
 
 
 def test_the_kernels_are_for_cuda_alone() -> None:
-    assert not kernels.available(torch.empty(1, 1, 1, 64))
-    assert not kernels.available(torch.empty(1, 1, 1, 64, dtype=torch.float64, device="meta"))
+    assert not gpu.available(torch.empty(1, 1, 1, 64))
+    assert not gpu.available(torch.empty(1, 1, 1, 64, dtype=torch.float64, device="meta"))
 
 
 COMPILE = """
 from triton import compile
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from pine.kernels import device
+from pine.gpu import device
 
 NUMBERS = "query key value outside_key outside_value output raw".split()
 FLOATS = "inv_freq partial weight_log logs weight".split()

@@ -14,8 +14,8 @@ from kvedit.reading import Layer
 from kvedit.state import State
 from pine.cache import Cached
 from pine.explanation import Explanation
-from pine.kernels import device
-from pine.kernels.plan import PIECE, Plan, Tile, power_of_two
+from pine.gpu import device
+from pine.gpu.plan import PIECE, Plan, Tile, power_of_two
 from pine.order import nearest_first, starts
 
 LOG2_E = log2(e)

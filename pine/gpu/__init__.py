@@ -12,7 +12,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from pine.kernels.plan import Plan
+from pine.gpu.plan import Plan
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 WIDEST = 256  # dimensions of a head: beyond, a tile does not fit a multiprocessor
