@@ -25,6 +25,7 @@ from pine.segments import Segments
 CASES = {"2 x 512": (2, 512), "20 x 128": (20, 128), "100 x 64": (100, 64), "4 x 2048": (4, 2048)}
 OUTSIDE = 32  # tokens in the prefix, and in the suffix
 DECODE = 16  # tokens per measurement
+LONG = 4096  # tokens of documents: beyond, a run takes half a minute or more
 WAYS = ("lean", "stock", "pine")
 
 
@@ -153,7 +154,9 @@ def main() -> None:
     for shape in shapes:
         door = open_door(random_llama(shape))
         for case in cases:
-            rows += measure(door, shape, case, 3 if options.quick else 5)
+            documents, length = CASES[case]
+            long = documents * length > LONG
+            rows += measure(door, shape, case, 2 if long else 3 if options.quick else 5)
         del door
     show("PINE, random Llamas, float32, 2 threads", rows, options.json)
 

@@ -47,7 +47,7 @@ class Reading(Protocol):
         query   [batch, heads, query, dim]     not rotated
         key     [batch, kv_heads, query, dim]  not rotated
         value   [batch, kv_heads, query, dim]
-        returns [batch, heads, query, dim]
+        returns [batch, heads, query, dim]; before the layer's tail it may say anything
         """
         ...
 

@@ -1,7 +1,7 @@
 """What suffix tokens read, in prefill and decode: each one sorts the documents for itself.
 
-Decoding runs this once a layer and token, so it counts calls of torch: whatever is turned several
-times has its partner taken once, angles come from a table, and scores are scaled with the query.
+This runs once a layer and token where neither loops nor kernels decode, so it counts calls: what
+turns several times has its partner taken once, and angles come from a table.
 """
 
 from __future__ import annotations

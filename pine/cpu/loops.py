@@ -209,7 +209,7 @@ class SuffixTask(Task):
     table                         [positions, 2 * width] cosine and signed sine
     pairs                         [width] the dimension that each one turns with
     weight                        [heads, rows, documents] importance; written
-    scratch                       `scratch` numbers
+    scratch                       `needed` numbers
     end, start, before            positions of the first suffix token and of the first row, and how
                                   many tokens outside are before that
     """
@@ -242,7 +242,7 @@ def laid(address: Number, shape: tuple[int, ...]) -> tuple[Array, Number]:
 
 
 @loop
-def prepare(task: Array, asked: Array, partner: Array) -> None:
+def ask(task: Array, asked: Array, partner: Array) -> None:
     """Scale queries, take their partners, and cache keys and values."""
     width, place = task.width, task.before
     query = floats(task.query, (task.heads, task.rows, task.dim))
@@ -265,78 +265,73 @@ def prepare(task: Array, asked: Array, partner: Array) -> None:
             copy(value[head, row], values[head, place + row])
 
 
-@kernel
-def read_suffix(address: Array) -> None:
-    """Cache a few suffix tokens, and write what they read (PINE, section 3.3)."""
-    task = carray(address, 1, SUFFIX)[0]
-    thread, team = thread_number(), threads()
-    heads, kv_heads, rows, dim = task.heads, task.kv_heads, task.rows, task.dim
-    documents, inside, count, width = task.documents, task.inside, task.count, task.width
-    group, end, start, before = heads // kv_heads, task.end, task.start, task.before
-    raw = floats(task.raw, (kv_heads, task.slots, dim))
-    framed = floats(task.framed, (kv_heads, task.slots, dim))
-    values = floats(task.values, (kv_heads, task.slots, dim))
-    outside_keys = floats(task.outside_keys, (kv_heads, task.room, dim))
-    outside_values = floats(task.outside_values, (kv_heads, task.room, dim))
-    pieces, lengths = whole(task.pieces, (count, 3)), whole(task.lengths, (documents,))
-    table = floats(task.table, (task.positions, 2 * width))
-    output = floats(task.output, (heads, rows, dim))
-    weight = floats(task.weight, (heads, rows, documents))
-    asked, place = laid(task.scratch, (rows, heads, dim))
-    partner, place = laid(place, (rows, heads, width))
-    most, place = laid(place, (rows, heads, count))
-    shares, place = laid(place, (rows, heads, count))
-    turned, place = laid(place, (rows, documents + 1, heads, dim))
-    read, place = laid(place, (rows, count, heads, dim))
-    scores, starts = np.empty((group, PIECE), FLOAT), np.empty(documents, np.int64)
-
-    if thread == 0:
-        prepare(task, asked, partner)
-    meet()
-
-    first, last = share(kv_heads * inside, thread, team)
+@loop
+def look(task: Array, asked: Array, most: Array, shares: Array) -> None:
+    """Weigh the documents' pieces without positions."""
+    raw = floats(task.raw, (task.kv_heads, task.slots, task.dim))
+    pieces, group = whole(task.pieces, (task.count, 3)), task.heads // task.kv_heads
+    scores = np.empty((group, PIECE), FLOAT)
+    first, last = share(task.kv_heads * task.inside, thread_number(), threads())
     for part in range(first, last):
-        kv_head, piece = part // inside, part % inside
-        slot, slots = pieces[piece, 1], pieces[piece, 2]
-        one = kv_head * group  # the first query head of the group
-        for row in range(rows):
+        kv_head, piece = part // task.inside, part % task.inside
+        slot, slots, one = pieces[piece, 1], pieces[piece, 2], kv_head * group
+        for row in range(task.rows):
             score(asked[row, one : one + group], raw[kv_head, slot : slot + slots], scores)
             for each in range(group):
                 own, head = scores[each, :slots], one + each
                 most[row, head, piece] = greatest(own)
                 shares[row, head, piece] = total(own, most[row, head, piece])
-    meet()
 
-    first, last = share(heads * rows, thread, team)
+
+@loop
+def place_documents(
+    task: Array, asked: Array, partner: Array, most: Array, shares: Array, turned: Array
+) -> None:
+    """Sort the documents, and turn queries to where they see each of them, and what is outside."""
+    documents, inside, width = task.documents, task.inside, task.width
+    pieces, lengths = whole(task.pieces, (task.count, 3)), whole(task.lengths, (documents,))
+    weight = floats(task.weight, (task.heads, task.rows, documents))
+    table = floats(task.table, (task.positions, 2 * width))
+    starts = np.empty(documents, np.int64)
+    first, last = share(task.heads * task.rows, thread_number(), threads())
     for part in range(first, last):
-        head, row = part // rows, part % rows
+        head, row = part // task.rows, part % task.rows
         highest, own, summed = greatest(most[row, head, :inside]), weight[head, row], FLOAT(0)
         clear(own)
         for piece in range(inside):
-            part_share = shares[row, head, piece]
-            part_share *= exp2((most[row, head, piece] - highest) * LOG2_E)
-            own[pieces[piece, 0]] += part_share
-            summed += part_share
+            factor = exp2((most[row, head, piece] - highest) * LOG2_E)
+            own[pieces[piece, 0]] += factor * shares[row, head, piece]
+            summed += factor * shares[row, head, piece]
         for document in range(documents):
             own[document] /= summed * lengths[document]
-        starts_of(own, lengths, end, starts)
-        position = start + row
-        vector, other, made = asked[row, head], partner[row, head], turned[row]
+        starts_of(own, lengths, task.end, starts)
+        position, vector, other = task.start + row, asked[row, head], partner[row, head]
         for document in range(documents):
-            turn(vector, other, table[position - starts[document]], made[document, head])
-        turn(vector, other, table[position], made[documents, head])
-    meet()
+            phases = table[position - starts[document]]
+            turn(vector, other, phases, turned[row, document, head])
+        turn(vector, other, table[position], turned[row, documents, head])
 
-    first, last = share(kv_heads * count, thread, team)
+
+@loop
+def read_pieces(task: Array, turned: Array, most: Array, shares: Array, read: Array) -> None:
+    """Read every piece, the documents' from where they appear."""
+    kv_heads, dim, count = task.kv_heads, task.dim, task.count
+    framed = floats(task.framed, (kv_heads, task.slots, dim))
+    values = floats(task.values, (kv_heads, task.slots, dim))
+    outside_keys = floats(task.outside_keys, (kv_heads, task.room, dim))
+    outside_values = floats(task.outside_values, (kv_heads, task.room, dim))
+    pieces, group = whole(task.pieces, (count, 3)), task.heads // kv_heads
+    scores = np.empty((group, PIECE), FLOAT)
+    first, last = share(kv_heads * count, thread_number(), threads())
     for part in range(first, last):
         kv_head, piece = part // count, part % count
         document, slot, slots = pieces[piece, 0], pieces[piece, 1], pieces[piece, 2]
-        keys, held = framed[kv_head], values[kv_head]
+        keys, held, one = framed[kv_head], values[kv_head], kv_head * group
         if document < 0:
-            document, keys, held = documents, outside_keys[kv_head], outside_values[kv_head]
-        one = kv_head * group
-        for row in range(rows):
-            seen = slots if piece < inside else min(slots, before + row + 1 - slot)
+            document = task.documents
+            keys, held = outside_keys[kv_head], outside_values[kv_head]
+        for row in range(task.rows):
+            seen = slots if piece < task.inside else min(slots, task.before + row + 1 - slot)
             if seen <= 0:
                 for head in range(one, one + group):
                     most[row, head, piece] = -np.inf
@@ -347,22 +342,48 @@ def read_suffix(address: Array) -> None:
                 most[row, head, piece] = greatest(own)
                 shares[row, head, piece] = soften(own, most[row, head, piece])
             weigh(scores, held[slot : slot + seen], read[row, piece, one : one + group])
-    meet()
 
-    first, last = share(heads * rows, thread, team)
+
+@loop
+def merge(task: Array, most: Array, shares: Array, read: Array) -> None:
+    """Merge what was read from all pieces (see `kvedit.state`)."""
+    output = floats(task.output, (task.heads, task.rows, task.dim))
+    first, last = share(task.heads * task.rows, thread_number(), threads())
     for part in range(first, last):
-        head, row = part // rows, part % rows
+        head, row = part // task.rows, part % task.rows
         highest, summed, made = greatest(most[row, head]), FLOAT(0), output[head, row]
         clear(made)
-        for piece in range(count):
-            if most[row, head, piece] == -np.inf:
-                continue
-            factor = exp2((most[row, head, piece] - highest) * LOG2_E)
-            summed += factor * shares[row, head, piece]
-            for j in range(dim):
-                made[j] += factor * read[row, piece, head, j]
-        for j in range(dim):
+        for piece in range(task.count):
+            if most[row, head, piece] > -np.inf:
+                factor = exp2((most[row, head, piece] - highest) * LOG2_E)
+                summed += factor * shares[row, head, piece]
+                for j in range(task.dim):
+                    made[j] += factor * read[row, piece, head, j]
+        for j in range(task.dim):
             made[j] /= summed
+
+
+@kernel
+def read_suffix(address: Array) -> None:
+    """Cache a few suffix tokens, and write what they read (PINE, section 3.3)."""
+    task = carray(address, 1, SUFFIX)[0]
+    rows, heads, count, dim = task.rows, task.heads, task.count, task.dim
+    asked, place = laid(task.scratch, (rows, heads, dim))
+    partner, place = laid(place, (rows, heads, task.width))
+    most, place = laid(place, (rows, heads, count))  # the greatest score in each piece,
+    shares, place = laid(place, (rows, heads, count))  # the sum of its weights over that one's,
+    read, place = laid(place, (rows, count, heads, dim))  # and of its values by those weights
+    turned, place = laid(place, (rows, task.documents + 1, heads, dim))
+    if thread_number() == 0:
+        ask(task, asked, partner)
+    meet()
+    look(task, asked, most, shares)
+    meet()
+    place_documents(task, asked, partner, most, shares, turned)
+    meet()
+    read_pieces(task, turned, most, shares, read)
+    meet()
+    merge(task, most, shares, read)
 
 
 class ImportanceTask(Task):

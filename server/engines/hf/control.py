@@ -60,20 +60,20 @@ class ControlTokens:
         # no command, and what any text may come out as; a Unigram does not tell which it is
         self._unknown: str | None = getattr(model, "unk_token", tokenizer.unk_token)
 
-    def obeyed(self, ids: Ids, without: Ids, literals: Sequence[str]) -> bool:
+    def obeyed(self, ids: Ids, own: Counter[str], literals: Sequence[str]) -> bool:
         """Return whether the tokenizer takes something in the literal texts for a control token.
 
-        ids      the whole prompt's
-        without  the same, with marks in the place of the literal texts: a token may also be made of
-                 the end of one text and the beginning of the next
+        ids  the whole prompt's
+        own  the prompt's control tokens with marks in the place of the literal texts: a token may
+             also be made of the end of one text and the beginning of the next
         """
-        if self._count(ids) - self._count(without):
+        if self.count(ids) - own:
             return True
         if self._unknown and any(self._unknown in text for text in literals):
             return True
-        return any(map(self._count, tokenised(self._tokenizer, literals)))
+        return any(map(self.count, tokenised(self._tokenizer, literals)))
 
-    def _count(self, ids: Ids) -> Counter[str]:
+    def count(self, ids: Ids) -> Counter[str]:
         """Return how often each control token stands there, the unknown token apart."""
         names = (self._names.get(token_id) for token_id in ids)
         return Counter(name for name in names if name is not None and name != self._unknown)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
@@ -104,27 +104,15 @@ class HfEngine:
         if threads is not None:
             torch.set_num_threads(threads)
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the caller says what loads
-        model = AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=getattr(torch, dtype),
-            attn_implementation="sdpa",
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-        )
-        tokenizer = AutoTokenizer.from_pretrained(
-            path, trust_remote_code=False, local_files_only=True
-        )
-        model.to(device)  # type: ignore[arg-type]  # transformers' own wrapper hides the signature
-        model.requires_grad_(False)  # it comes in eval mode
-        return cls(
-            model,
-            tokenizer,
-            name=name,
-            root=Path(path).name,
-            max_model_len=max_model_len,
-            active_limit=active_limit,
-            reuse_bytes=reuse_bytes,
+        return _apart(
+            lambda: cls(
+                *_read(path, dtype, device),
+                name=name,
+                root=Path(path).name,
+                max_model_len=max_model_len,
+                active_limit=active_limit,
+                reuse_bytes=reuse_bytes,
+            )
         )
 
     @property
@@ -171,6 +159,34 @@ def _abilities(refusal: str | None, grammars: Grammars) -> frozenset[Ability]:
     if grammars.offered:
         abilities.add("grammar")
     return frozenset(abilities)
+
+
+def _apart(make: Callable[[], HfEngine]) -> HfEngine:
+    """Make an engine in a thread that ends with it.
+
+    OpenMP keeps a team for every thread that has computed. With more of them than cores, no team
+    waits awake, and each small step of the worker would wait until the system has woken its own.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="evenhand-load") as thread:
+        return thread.submit(make).result()
+
+
+def _read(
+    path: str | Path, dtype: str, device: str
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Read a model and its tokenizer (see `HfEngine.load`)."""
+    model = AutoModelForCausalLM.from_pretrained(
+        path,
+        dtype=getattr(torch, dtype),
+        attn_implementation="sdpa",
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=True,
+    )
+    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+    model.to(device)  # type: ignore[arg-type]  # transformers' own wrapper hides the signature
+    model.requires_grad_(False)  # it comes in eval mode
+    return model, tokenizer
 
 
 def _check(model: PreTrainedModel) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -18,6 +19,8 @@ from server.engines.hf.middle import middle
 from server.engines.hf.vocabulary import Vocabulary
 from server.errors import PlanError
 from server.job import ChatPrompt, Part, Prompt, TextPrompt, TokenPrompt
+
+KNOWN = 256  # prompts whose control tokens are remembered
 
 Show = Callable[[tuple[Part, ...]], str]
 
@@ -55,6 +58,7 @@ class Encoder:
         self._vocabulary = vocabulary
         self._limit = limit
         self._control = ControlTokens(tokenizer)
+        self._known: dict[str, Counter[str]] = {}
 
     def encode(self, prompt: Prompt, *, as_set: bool) -> Encoded:
         """Return the prompt's ids.
@@ -69,11 +73,32 @@ class Encoder:
         bare, literals = hidden(prompt)
         if not literals:
             return encoded
-        without = encode(bare, partial(tokenised, self._tokenizer))
-        if not self._control.obeyed(encoded.ids, without.ids, [*literals.values()]):
+        own = self._own_commands(bare, literals, encode)
+        if not self._control.obeyed(encoded.ids, own, [*literals.values()]):
             return encoded
         spelled = encode(bare, partial(self._control.spelled, literals=literals))
         return replace(spelled, text=shown(spelled.text, literals))
+
+    def _own_commands(
+        self,
+        bare: Prompt,
+        literals: Mapping[str, str],
+        encode: Callable[[Prompt, Tokenise], Encoded],
+    ) -> Counter[str]:
+        """Return the control tokens of a prompt but for its literal texts: often the same prompt.
+
+        bare    with marks in the place of the literal texts
+        encode  the method that encodes it
+        """
+        key = f"{encode.__name__} {bare!r}"
+        for mark in literals:
+            key = key.replace(mark, "[]")
+        if key not in self._known:
+            if len(self._known) == KNOWN:
+                self._known.clear()
+            without = encode(bare, partial(tokenised, self._tokenizer))
+            self._known[key] = self._control.count(without.ids)
+        return self._known[key]
 
     def _whole(self, prompt: Prompt, tokenise: Tokenise) -> Encoded:
         if isinstance(prompt, TokenPrompt):
