@@ -26,7 +26,6 @@ class RotaryGeometry:
     inv_freq  [width / 2] float32, radians per token
     layout    "half": dimension j turns with j + width / 2 (Llama)
               "interleaved": dimension 2j turns with 2j + 1 (GLM)
-
     pairs     [width] int64, the dimension that each one turns with, on the CPU
 
     Dimensions beyond `width = 2 * len(inv_freq)` carry no position (partial rotary).

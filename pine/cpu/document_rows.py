@@ -23,6 +23,8 @@ from pine.cpu.cut import Cut
 from pine.groups import BUDGET, ROWS, Group, groups
 from pine.order import nearest_first, starts
 
+TRIM = 256  # tokens: what lies ahead in a longer document is left out
+
 
 def document_rows(layer: Layer, layout: Layout, cut: Cut, cached: Cached, query: Tensor) -> Tensor:
     """Return what all document tokens read; the contract of `pine.document_rows`."""
@@ -35,9 +37,6 @@ def document_rows(layer: Layer, layout: Layout, cut: Cut, cached: Cached, query:
             asking = (group.gather(each[row]) for each in (wide, turned))
             output[row, :, group.tokens] = group.scatter(blocks.read(group, *asking))
     return output
-
-
-TRIM = 256  # tokens: a longer document is cut short
 
 
 class Scratch:
@@ -195,6 +194,7 @@ class _Blocks:
         places, table = appears, torch.empty(self.layout.end, 0)
         if self.layer.geometry is not None:
             places, table = self.layer.geometry.rows_at(appears, self.layout.end)
+        assert table.dtype == torch.float32
         loops.turn_keys(
             loops.KeysTask(
                 prefix=prefix.data_ptr(),

@@ -42,6 +42,7 @@ def suffix_rows(
     if layer.geometry is not None:
         table, pairs = layer.geometry.table(start + rows), layer.geometry.pairs
         width = layer.geometry.width
+    assert table.dtype == torch.float32
     documents, pieces = len(cut.lengths), cut.pieces(before + rows)
     output, weight = torch.empty_like(query), query.new_empty((1, heads, rows, documents))
     task = SuffixTask(
