@@ -139,9 +139,11 @@ def _forward(
     reading: Reading,
     keep: int | Tensor | None,
 ) -> Tensor:
-    tail = keep or None if isinstance(keep, int) else None
+    tail: int | None = None
     if keep is None:
         keep, tail = torch.empty(0, dtype=torch.int64, device=ids.device), 0
+    elif isinstance(keep, int) and keep > 0:
+        tail = keep
     logits: Tensor = model(
         input_ids=ids,
         position_ids=torch.zeros_like(ids),

@@ -16,3 +16,17 @@ def row_blocks(rows: int, per_row: int, budget: int = ROWS_BUDGET) -> Iterator[s
     step = max(1, -(-rows // -(-rows // most))) if rows else 1
     for first in range(0, rows, step):
         yield slice(first, min(rows, first + step))
+
+
+def head_blocks(
+    kv_heads: int, group: int, per_head: int, budget: int
+) -> Iterator[tuple[slice, slice]]:
+    """Yield slices of key heads, as `row_blocks` does of rows, and of the query heads they serve.
+
+    group     query heads per key head
+    per_head  numbers that one key head holds
+
+    Four key heads of which two fit, with three query heads each: 0-2 and 0-6, 2-4 and 6-12.
+    """
+    for some in row_blocks(kv_heads, per_head, budget):
+        yield some, slice(some.start * group, some.stop * group)

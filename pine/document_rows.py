@@ -16,7 +16,7 @@ from kvedit.plain import causal
 from kvedit.reading import Layer
 from kvedit.rotary import turn
 from kvedit.state import capped
-from pine.blocks import row_blocks
+from pine.blocks import head_blocks, row_blocks
 from pine.cache import Cached, Layout
 from pine.groups import BUDGET, ROWS, Group, groups
 from pine.importance import importance_to_document
@@ -95,8 +95,8 @@ class _Blocks:
         output = torch.empty_like(query)
         _, asking, longest, dim = query.shape
         per_head = self.group * asking * self.values.shape[1]
-        for kv_heads in row_blocks(len(self.raw), per_head * max(dim, min(longest, ROWS)), BUDGET):
-            heads = slice(kv_heads.start * self.group, kv_heads.stop * self.group)
+        held = per_head * max(dim, min(longest, ROWS))
+        for kv_heads, heads in head_blocks(len(self.raw), self.group, held, BUDGET):
             keys = self._keys(kv_heads, appears[heads])
             for rows in row_blocks(longest, len(keys) * asking * keys.shape[2], BUDGET):
                 asked = turned[heads, :, rows]
@@ -148,8 +148,8 @@ class _Blocks:
         weight = self.raw.new_zeros((*query.shape[:2], len(pages.lengths)))
         if len(pages.lengths) > 2:  # with two there is one other, and nothing to sort
             per_head = self.group * asking * pages.slots
-            for kv_heads in row_blocks(len(self.raw), per_head * min(longest, ROWS), BUDGET):
-                heads = slice(kv_heads.start * self.group, kv_heads.stop * self.group)
+            held = per_head * min(longest, ROWS)
+            for kv_heads, heads in head_blocks(len(self.raw), self.group, held, BUDGET):
                 raw = self.raw[kv_heads]
                 for rows in row_blocks(longest, len(raw) * per_head, BUDGET):
                     weight[heads] += self._importance(group, query[heads, :, rows], raw, rows)

@@ -165,13 +165,14 @@ class Pine:
                 f"a forward must begin and end where the prompt may be cut, got {first} to {last}"
             )
         query, key, value = inputs
-        frame = layout.frame(first, last)
-        framed_key = turn(layer.geometry, key, frame, last)
+        before = min(last, layout.end) - first  # tokens of prefix and documents
+        frame = layout.frame(first, first + before)
+        framed_key = turn(layer.geometry, key[:, :, :before], frame, last)
         span, rows = self._spans[layer.index], []
         prefix = slice(0, layout.prefix - first)
         if first == 0:
             span.append(framed_key[:, :, prefix], value[:, :, prefix])
-            turned = turn(layer.geometry, query[:, :, prefix], frame[prefix])
+            turned = turn(layer.geometry, query[:, :, prefix], frame[prefix], last)
             seen = causal(frame[prefix], frame[prefix])
             rows.append(masked_attention(layer, turned, span.keys, span.values, seen))
         if last >= layout.end:
@@ -191,7 +192,7 @@ class Pine:
     def _lay(self, layer: Layer, layout: Layout, key: Tensor, value: Tensor, rows: slice) -> None:
         """Cache a whole prompt that has been read (see `hold`)."""
         key, value = key[:, :, rows], value[:, :, rows]
-        framed = turn(layer.geometry, key, layout.frame(0, key.shape[2]))
+        framed = turn(layer.geometry, key, layout.frame(0, key.shape[2]), key.shape[2])
         prefix, inside, suffix = (
             slice(0, layout.prefix),
             slice(layout.prefix, layout.end),

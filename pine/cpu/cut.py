@@ -31,12 +31,6 @@ class Cut:
         inside = sum(-(-length // PIECE) for length in lengths)
         return cls(torch.tensor(begins), torch.tensor(lengths), inside)
 
-    @property
-    def gaps(self) -> Tensor:
-        """Return where padding begins and ends: [gaps, 2] slots."""
-        both = torch.stack((self.begins[:-1] + self.lengths, self.begins[1:]), 1)
-        return both[both[:, 0] < both[:, 1]]
-
     def pieces(self, outside: int) -> Tensor:
         """Return pieces of the documents, then of `outside` tokens or some more.
 

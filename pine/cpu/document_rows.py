@@ -16,7 +16,7 @@ from torch import Tensor
 from kvedit.reading import Layer
 from kvedit.rotary import turn
 from kvedit.state import capped
-from pine.blocks import row_blocks
+from pine.blocks import head_blocks, row_blocks
 from pine.cache import Cached, Layout
 from pine.cpu import loops
 from pine.cpu.cut import Cut
@@ -136,8 +136,8 @@ class _Blocks:
         output, (_, asking, longest, dim) = torch.empty_like(query), query.shape
         slots = self.values.shape[1]
         per_head = self.group * asking * slots
-        for kv_heads in row_blocks(len(self.raw), per_head * max(dim, min(longest, ROWS)), BUDGET):
-            heads = slice(kv_heads.start * self.group, kv_heads.stop * self.group)
+        held = per_head * max(dim, min(longest, ROWS))
+        for kv_heads, heads in head_blocks(len(self.raw), self.group, held, BUDGET):
             keys, values = self._keys(kv_heads, appears[heads], order), self.values[kv_heads]
             if order.trims:
                 values = self._own_last(values, group.documents.start)
@@ -232,15 +232,15 @@ class _Blocks:
         query    [heads, asking, longest, dim]   not rotated
         returns  [heads, asking, documents] int64; the asking document itself is nearest
         """
-        pages, (heads, asking, longest, _) = self.layout.pages, query.shape
-        weight = torch.zeros((heads, asking, len(pages.lengths)))
+        pages, (_, asking, longest, _) = self.layout.pages, query.shape
+        weight = torch.zeros((*query.shape[:2], len(pages.lengths)))
         if len(pages.lengths) > 2:  # with two there is one other, and nothing to sort
             per_head = self.group * asking * pages.slots
-            for kv_heads in row_blocks(len(self.raw), per_head * min(longest, ROWS), BUDGET):
-                some = slice(kv_heads.start * self.group, kv_heads.stop * self.group)
+            held = per_head * min(longest, ROWS)
+            for kv_heads, heads in head_blocks(len(self.raw), self.group, held, BUDGET):
                 raw = self.raw[kv_heads]
                 for rows in row_blocks(longest, len(raw) * per_head, BUDGET):
-                    self._importance(group, query[some, :, rows], raw, rows.start, weight[some])
+                    self._importance(group, query[heads, :, rows], raw, rows.start, weight[heads])
         weight[:, torch.arange(asking), list(group.documents)] = torch.inf
         return starts(nearest_first(weight), pages.lengths, self.layout.end)
 

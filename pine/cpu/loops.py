@@ -25,7 +25,6 @@ from pine.cpu.team import (
     meet,
     share,
     thread_number,
-    threads,
     whole,
 )
 
@@ -271,7 +270,7 @@ def look(task: Array, asked: Array, most: Array, shares: Array) -> None:
     raw = floats(task.raw, (task.kv_heads, task.slots, task.dim))
     pieces, group = whole(task.pieces, (task.count, 3)), task.heads // task.kv_heads
     scores = np.empty((group, PIECE), FLOAT)
-    first, last = share(task.kv_heads * task.inside, thread_number(), threads())
+    first, last = share(task.kv_heads * task.inside)
     for part in range(first, last):
         kv_head, piece = part // task.inside, part % task.inside
         slot, slots, one = pieces[piece, 1], pieces[piece, 2], kv_head * group
@@ -293,7 +292,7 @@ def place_documents(
     weight = floats(task.weight, (task.heads, task.rows, documents))
     table = floats(task.table, (task.positions, 2 * width))
     starts = np.empty(documents, np.int64)
-    first, last = share(task.heads * task.rows, thread_number(), threads())
+    first, last = share(task.heads * task.rows)
     for part in range(first, last):
         head, row = part // task.rows, part % task.rows
         highest, own, summed = greatest(most[row, head, :inside]), weight[head, row], FLOAT(0)
@@ -322,7 +321,7 @@ def read_pieces(task: Array, turned: Array, most: Array, shares: Array, read: Ar
     outside_values = floats(task.outside_values, (kv_heads, task.room, dim))
     pieces, group = whole(task.pieces, (count, 3)), task.heads // kv_heads
     scores = np.empty((group, PIECE), FLOAT)
-    first, last = share(kv_heads * count, thread_number(), threads())
+    first, last = share(kv_heads * count)
     for part in range(first, last):
         kv_head, piece = part // count, part % count
         document, slot, slots = pieces[piece, 0], pieces[piece, 1], pieces[piece, 2]
@@ -348,7 +347,7 @@ def read_pieces(task: Array, turned: Array, most: Array, shares: Array, read: Ar
 def merge(task: Array, most: Array, shares: Array, read: Array) -> None:
     """Merge what was read from all pieces (see `kvedit.state`)."""
     output = floats(task.output, (task.heads, task.rows, task.dim))
-    first, last = share(task.heads * task.rows, thread_number(), threads())
+    first, last = share(task.heads * task.rows)
     for part in range(first, last):
         head, row = part // task.rows, part % task.rows
         highest, summed, made = greatest(most[row, head]), FLOAT(0), output[head, row]
@@ -415,7 +414,7 @@ def importance(address: Array) -> None:
     weight = floats(task.weight, (task.heads, asking, documents))
     begins, lengths = whole(task.begins, (documents + 1,)), whole(task.lengths, (documents,))
     summed, shares = np.empty(documents, FLOAT), np.empty(documents, FLOAT)
-    first, last = share(task.heads * asking, thread_number(), threads())
+    first, last = share(task.heads * asking)
     for part in range(first, last):
         head, place = part // asking, part % asking
         own = task.own + place
@@ -468,7 +467,7 @@ def weights(address: Array) -> None:
     product = floats(task.product, (task.heads, asking, rows, task.slots))
     factor = floats(task.factor, (task.heads, asking, rows))
     own, gaps = whole(task.own, (asking, 2)), whole(task.gaps, (task.gap_count, 2))
-    first, last = share(task.heads * asking * rows, thread_number(), threads())
+    first, last = share(task.heads * asking * rows)
     for part in range(first, last):
         row, place, head = part % rows, part // rows % asking, part // rows // asking
         scores = product[head, place, row]
@@ -516,7 +515,7 @@ def turn_keys(address: Array) -> None:
     begins = whole(task.begins, (documents + 1,))
     targets = whole(task.targets, (documents,))
     keys = floats(task.keys, (task.heads, asking, before + slots, dim))
-    first, last = share(task.heads * asking * documents, thread_number(), threads())
+    first, last = share(task.heads * asking * documents)
     for part in range(first, last):
         document, place = part % documents, part // documents % asking
         head = part // documents // asking

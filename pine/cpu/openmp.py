@@ -18,6 +18,6 @@ def library() -> str | None:
         return None
     paths = {Path(line.split()[-1]) for line in MAPS.read_text().splitlines() if "/" in line}
     loaded = [path for path in sorted(paths) if path.name.startswith(NAMES)]
-    own = Path(torch.__file__).parent
-    mine = [path for path in loaded if own.parent in path.parents]
+    own = Path(torch.__file__).parent  # where its wheels bring one; other packages may bring theirs
+    mine = [path for path in loaded if own in path.parents]
     return str((mine or loaded)[0]) if loaded else None

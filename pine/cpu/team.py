@@ -31,7 +31,7 @@ llvmlite.binding.load_library_permanently(_library)
 
 carray: Any = numba.carray  # type: ignore[attr-defined]
 thread_number: Any = types.ExternalFunction("omp_get_thread_num", types.int32())
-threads: Any = types.ExternalFunction("omp_get_num_threads", types.int32())
+_threads: Any = types.ExternalFunction("omp_get_num_threads", types.int32())
 meet: Any = types.ExternalFunction("GOMP_barrier", types.void())
 
 
@@ -81,8 +81,9 @@ def kernel(function: Callable[[Any], None]) -> Callable[[Task], None]:
 
 
 @formula
-def share(count: int, thread: int, team: int) -> tuple[int, int]:
-    """Return the first part, and the one after the last, that one of a team does of some parts."""
+def share(count: int) -> tuple[int, int]:
+    """Return the first part, and the one after the last, that this thread does of some parts."""
+    thread, team = thread_number(), _threads()
     return count * thread // team, count * (thread + 1) // team
 
 

@@ -152,6 +152,15 @@ def test_loops_run_on_the_threads_that_torch_has() -> None:
     ctypes.CDLL(library).GOMP_parallel  # noqa: B018  it is there
 
 
+def test_torchs_library_goes_before_those_of_other_packages(tmp_path, monkeypatch) -> None:
+    own = Path(torch.__file__).parent
+    loaded = [own.parent / "a.libs" / "libgomp-1.so", own / "lib" / "libgomp.so.1"]
+    maps = tmp_path / "maps"
+    maps.write_text("".join(f"7f00-7f10 r-xp 0 00:00 1 {path}\n" for path in loaded))
+    monkeypatch.setattr(openmp, "MAPS", maps)
+    assert openmp.library.__wrapped__() == str(loaded[1])
+
+
 def test_loops_are_for_the_cpu_and_float32_at_most() -> None:
     assert cpu.available(torch.empty(1, 1, 1, 8))
     assert not cpu.available(torch.empty(1, 1, 1, 8, dtype=torch.float64))

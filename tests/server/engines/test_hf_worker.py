@@ -8,6 +8,10 @@ from collections import Counter
 import pytest
 
 from kvedit.plain import Plain
+from pine.reading import Pine
+from pocket import WEIGHTS
+from server.engines.hf import HfEngine
+from server.engines.hf import engine as engine_module
 from server.errors import EngineError
 from server.job import Job, Part, Sampling, TextPrompt
 
@@ -206,3 +210,31 @@ async def test_closing_the_engine_ends_everything(make_engine):
 
 async def test_a_job_without_prompts_ends_at_once(make_engine):
     assert await drain(await make_engine().generate(Job("tiny", SHORT))) == []
+
+
+async def test_an_engine_is_loaded_in_a_thread_that_ends(monkeypatch: pytest.MonkeyPatch):
+    """Its OpenMP team ends with it; beside the worker's, both would sleep between two steps."""
+    threads, opened = [], engine_module.open_door
+
+    def watched(model):
+        threads.append(threading.current_thread())
+        return opened(model)
+
+    monkeypatch.setattr(engine_module, "open_door", watched)
+    engine = HfEngine.load(WEIGHTS, name="pocket")
+    assert threads[0] is not threading.current_thread()
+    assert not threads[0].is_alive()
+    await engine.close()
+
+
+async def test_only_the_last_piece_of_a_prompt_asks_for_logits(make_engine):
+    engine, kept = make_engine(), []
+    logits = engine.model.register_forward_hook(
+        lambda module, arguments, output: kept.append(output.logits.shape[1])
+    )
+    text = "fox " * 80  # long enough to be cut behind its documents
+    parts = (Part(text, group="d"), Part(text, group="d"), Part("which?"))
+    asked = Job("tiny", SHORT, (TextPrompt(parts),), reader=Pine, deterministic=True)
+    await drain(await engine.generate(asked))
+    logits.remove()
+    assert kept == [0, *[1] * SHORT.max_tokens]
