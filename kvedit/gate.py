@@ -11,14 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from kvedit.plain import causal
 from kvedit.reading import Layer
-from kvedit.rotary import RotaryGeometry, turn
+from kvedit.rotary import RotaryGeometry, turn_as_trained
 from kvedit.state import attend, scores
 
 # allowed errors, in units of the dtype's rounding
@@ -35,11 +33,13 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Seen:
-    """What one layer of the stock model had and made, and its window in tokens.
+    """What one layer of the stock model had and made.
 
-    query, output  [batch, heads, query, dim]
-    key, value     [batch, kv_heads, query, dim]
-    visible        [batch, 1, query, query] bool, as the model gave it; None = causal
+    query, output     [batch, heads, query, dim]
+    key, value        [batch, kv_heads, query, dim]
+    visible           [batch, 1, query, query] bool, as the model gave it; None = causal
+    window            tokens that a row sees, as the model says, or None
+    scaling, softcap  of the scores
     """
 
     query: Tensor
@@ -48,6 +48,8 @@ class Seen:
     output: Tensor
     visible: Tensor | None
     window: int | None
+    scaling: float
+    softcap: float | None
 
 
 class Watch:
@@ -62,7 +64,7 @@ class Watch:
 
 
 class Measuring:
-    """A reading that attends to nothing: it finds each layer's geometry and replays the stock pass.
+    """A reader that attends to nothing: it finds each layer's geometry and replays the stock pass.
 
     positions   [query] of the stock pass
     candidates  geometries to try, in order; None = no positions
@@ -79,12 +81,8 @@ class Measuring:
         self._positions = positions
         self._candidates = candidates
 
-    def borders(self) -> tuple[int, ...]:
-        """Return one forward of everything."""
-        return (0,)
-
     def read(self, layer: Layer, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Compare, and return the stock output (see `kvedit.reading.Reading`)."""
+        """Compare, and return the stock output (see `kvedit.together.Alone.read`)."""
         stock = self._watched[layer.index]
         if query.shape[-1] != value.shape[-1] or query.shape[1] % key.shape[1]:
             raise RefusedError(f"layer {layer.index} has keys and values of different widths")
@@ -93,17 +91,14 @@ class Measuring:
             stock.key,
             stock.value,
             layer.scaling,
-            visible=causal(self._positions, self._positions),
+            visible=causal_mask(self._positions, self._positions),
             softcap=layer.softcap,
         )
-        if error(state.output, stock.output) > ROUNDINGS * _score_rounding(layer, stock):
+        off = error(state.output, stock.output)
+        if not off <= ROUNDINGS * _score_rounding(layer, stock):
             raise RefusedError(f"layer {layer.index} is not plain softmax attention")
         self.found[layer.index] = self._geometry(layer.index, stock, query, key)
         return stock.output
-
-    def report(self) -> Mapping[str, Any]:
-        """Return nothing: this reading answers nobody."""
-        return {}
 
     def _geometry(
         self, index: int, stock: Seen, query: Tensor, key: Tensor
@@ -112,7 +107,7 @@ class Measuring:
         least = torch.inf
         for candidate in self._candidates:
             pairs = ((query, stock.query), (key, stock.key))
-            turned = ((turn(candidate, raw, self._positions), raw, to) for raw, to in pairs)
+            turned = ((turn_as_trained(candidate, raw, self._positions), raw, to) for raw, to in pairs)
             worst = max(turn_error(*each) for each in turned)
             if worst <= allowed:
                 return candidate
@@ -121,6 +116,16 @@ class Measuring:
             f"no rotary layout reproduces the queries and keys of layer {index} "
             f"(the best one is off by {least:.1g} of a dimension's greatest entry)"
         )
+
+
+def causal_mask(query: Tensor, kv: Tensor) -> Tensor:
+    """Return where a query sees a key: at its own position and before.
+
+    query    [query] positions, tokens
+    kv       [kv] positions, tokens
+    returns  [query, kv] bool
+    """
+    return query[:, None] >= kv[None, :]
 
 
 def compare(what: str, logits: Tensor, expected: Tensor, nudged: Tensor) -> None:

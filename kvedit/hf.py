@@ -1,16 +1,16 @@
-"""The door into transformers: the only file that knows a model's inside (DESIGN 5).
+"""The door into transformers: the only file that knows a model's inside (DESIGN 6).
 
-At load, once, an attention function named "evenhand" is registered and chosen. Without a `reading`
-it is transformers' own SDPA, to the last bit. With one, the call also passes position ids of zero,
-so queries and keys arrive un-rotated, and the reading decides where everything appears. Behaviour
-is an argument of the call; nothing of the model changes between requests.
+At load, once, an attention function named "evenhand" is registered and chosen. Without a reader it
+is transformers' own SDPA, to the last bit. With one, the call also passes position ids of zero, so
+queries and keys arrive un-rotated; a reading decides where everything appears, and an executor
+attends. Behaviour is an argument of the call; nothing of the model changes between requests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,14 +25,19 @@ from kvedit.gate import (
     RefusedError,
     Seen,
     Watch,
+    causal_mask,
     compare,
     error,
     spread_positions,
 )
-from kvedit.plain import Plain, causal
-from kvedit.reading import Layer, Reading
+from kvedit.executors import Executor
+from kvedit.executors.choice import Choice, Shape, choose
+from kvedit.executors.torch import TorchExecutor
+from kvedit.plain import PlainReading
+from kvedit.reading import Layer, LayerKind, Reading
 from kvedit.rotary import Layout, RotaryGeometry
 from kvedit.state import attend
+from kvedit.together import Alone, Together
 
 NAME = "evenhand"
 GATE = "evenhand-gate"  # the same attention with masks that say what is seen from far away
@@ -43,17 +48,41 @@ GATE_TOKENS = 24
 GATE_PREFILL = 16  # the rest one by one
 
 
+class Reader(Protocol):
+    """What attends in each layer of one forward (see `kvedit.together`)."""
+
+    def read(self, layer: Layer, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Cache the new keys and values, none of them rotated, and return what queries read."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Door:
     """A model with the door open.
 
-    geometries  one per layer, or empty where attention is refused
-    refusal     why attention is not offered; None = it is
+    layers    what was measured of each, or empty where attention is refused
+    executor  who reads, and why others do not
+    refusal   why attention is not offered; None = it is
     """
 
     model: PreTrainedModel
-    geometries: tuple[RotaryGeometry | None, ...]
+    layers: tuple[LayerKind, ...]
+    choice: Choice
     refusal: str | None
+
+    @property
+    def executor(self) -> Executor:
+        """Return who reads."""
+        return self.choice.executor
+
+    @property
+    def geometries(self) -> tuple[RotaryGeometry | None, ...]:
+        """Return each layer's geometry."""
+        return tuple(layer.geometry for layer in self.layers)
+
+    def suits(self, reading: Reading) -> str | None:
+        """Return why the model cannot be read so, or None."""
+        return self.refusal or reading.suits(self.layers)
 
     def forward(self, ids: Tensor, reading: Reading, keep: int | Tensor | None = 1) -> Tensor:
         """Run the model with a reading.
@@ -64,11 +93,30 @@ class Door:
         returns  [batch, keep, vocab]
         """
         assert self.refusal is None, self.refusal
-        return _forward(self.model, self.geometries, ids, reading, keep)
+        return _forward(self.model, self.layers, ids, Alone(reading, self.executor), keep)
+
+    def together(
+        self, pieces: Sequence[Tensor], readings: Sequence[Reading]
+    ) -> tuple[Tensor, Mapping[int, Exception]]:
+        """Run the model once on the next tokens of several sequences.
+
+        pieces   [1, query] int64 each
+        returns  logits of each one's last token, [sequences, 1, vocab], and by sequence the error
+                 of a reading that failed: its logits mean nothing
+        """
+        assert self.refusal is None, self.refusal
+        lengths = [ids.shape[1] for ids in pieces]
+        together = Together(readings, lengths, self.executor)
+        ids = torch.cat(list(pieces), 1)
+        last = torch.tensor(lengths, device=ids.device).cumsum(0) - 1
+        logits = _forward(self.model, self.layers, ids, together, last)
+        return logits.transpose(0, 1), together.failed
 
 
-def open_door(model: PreTrainedModel) -> Door:
+def open_door(model: PreTrainedModel, executor: Executor | None = None) -> Door:
     """Open the door of a loaded model, and decide by measurement whether readings may use it.
+
+    executor  who reads; None = the fastest that measures right beside the torch executor
 
     Each layer's geometry is the candidate that reproduces its queries and keys; then the plain
     reading must equal the stock model on random tokens, in prefill and decode.
@@ -76,14 +124,19 @@ def open_door(model: PreTrainedModel) -> Door:
     AttentionInterface.register(NAME, _attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     name = type(model).__name__
+    closed = Choice(TorchExecutor(), {})
     if not model._can_set_attn_implementation():
-        return Door(model, (), f"{name} has no interchangeable attention in transformers")
+        return Door(model, (), closed, f"{name} has no interchangeable attention in transformers")
     before = model.config._attn_implementation
     try:
-        return Door(model, _measure(model), None)
+        model.set_attn_implementation(NAME)
+        layers, shapes = _measure(model)
+        choice = choose(shapes) if executor is None else Choice(executor, {})
+        _compare_plain(model, layers, choice.executor)
     except RefusedError as refused:
         model.set_attn_implementation(before)
-        return Door(model, (), f"{name}: {refused}")
+        return Door(model, (), closed, f"{name}: {refused}")
+    return Door(model, layers, choice, None)
 
 
 def _attention(
@@ -92,8 +145,8 @@ def _attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    reading: Reading | None = None,
-    geometries: tuple[RotaryGeometry | None, ...] = (),
+    reader: Reader | None = None,
+    layers: tuple[LayerKind, ...] = (),
     tail: int | None = None,
     watch: Watch | None = None,
     scaling: float | None = None,
@@ -101,10 +154,10 @@ def _attention(
     sliding_window: int | None = None,
     **rest: Any,
 ) -> tuple[Tensor, None]:
-    """Attend as transformers does, or as a reading says; signature of `AttentionInterface`."""
+    """Attend as transformers does, or as a reader does; signature of `AttentionInterface`."""
     index: int = module.layer_idx  # type: ignore[assignment]
     factor = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if reading is None:
+    if reader is None:
         if softcap is None:
             output, _ = sdpa_attention_forward(
                 module, query, key, value, attention_mask, scaling=scaling, **rest
@@ -113,11 +166,15 @@ def _attention(
             output = _capped_attention(query, key, value, attention_mask, factor, softcap)
         if watch is not None:
             seen = output.transpose(1, 2)
-            watch.see(index, Seen(query, key, value, seen, attention_mask, sliding_window))
+            watch.see(
+                index,
+                Seen(query, key, value, seen, attention_mask, sliding_window, factor, softcap),
+            )
         return output, None
-    geometry = geometries[index] if geometries else None
-    layer = Layer(index, geometry, factor, softcap, tail if index + 1 == len(geometries) else None)
-    read = reading.read(layer, query, key, value)
+    kind = layers[index] if layers else LayerKind(None)
+    last = tail if index + 1 == len(layers) else None
+    layer = Layer(index, kind.geometry, factor, softcap, last, kind.window)
+    read = reader.read(layer, query, key, value)
     return read.transpose(1, 2).contiguous(), None
 
 
@@ -127,16 +184,16 @@ def _capped_attention(
     """Attend with capped scores, as Gemma 2 is written; transformers' SDPA forgets the cap."""
     if mask is None:
         kv = torch.arange(key.shape[2], device=key.device)
-        mask = causal(kv[-query.shape[2] :], kv)
+        mask = causal_mask(kv[-query.shape[2] :], kv)
     state = attend(query, key, value, scaling, visible=mask, softcap=softcap)
     return state.output.to(query.dtype).transpose(1, 2).contiguous()
 
 
 def _forward(
     model: PreTrainedModel,
-    geometries: tuple[RotaryGeometry | None, ...],
+    layers: tuple[LayerKind, ...],
     ids: Tensor,
-    reading: Reading,
+    reader: Reader,
     keep: int | Tensor | None,
 ) -> Tensor:
     tail: int | None = None
@@ -151,16 +208,16 @@ def _forward(
         attention_mask=torch.ones((1, 1, 1, 1), dtype=torch.bool, device=ids.device),
         use_cache=False,
         logits_to_keep=keep,
-        reading=reading,
-        geometries=geometries,
+        reader=reader,
+        layers=layers,
         tail=tail,
     ).logits
     return logits
 
 
 @torch.inference_mode()
-def _measure(model: PreTrainedModel) -> tuple[RotaryGeometry | None, ...]:
-    """Return each layer's geometry, or raise `RefusedError`."""
+def _measure(model: PreTrainedModel) -> tuple[tuple[LayerKind, ...], list[Shape]]:
+    """Return what each layer is like, and the kinds there are; or raise `RefusedError`."""
     config = model.config.get_text_config()
     rope = getattr(config, "rope_parameters", None) or {}
     for kind in CHANGING & {rope.get("rope_type"), *_types(rope)}:
@@ -168,22 +225,54 @@ def _measure(model: PreTrainedModel) -> tuple[RotaryGeometry | None, ...]:
     candidates = _candidates(model)
     if not candidates:
         raise RefusedError("it has no rotary positions")
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(config.vocab_size, (1, GATE_TOKENS), generator=generator).to(model.device)
-    written, nudged = _written(model, ids)
-    watched = _watched(model, ids, config.max_position_embeddings)
+    ids, limit = _random_ids(model), config.max_position_embeddings
+    watched = _watched(model, ids, limit)
     missing = set(range(config.num_hidden_layers)) - set(watched.layers)
     if missing:
         raise RefusedError(f"layers {sorted(missing)} do not use the attention interface")
-    positions = spread_positions(GATE_TOKENS, config.max_position_embeddings, model.device)
+    positions = spread_positions(GATE_TOKENS, limit, model.device)
     measuring = Measuring(watched.layers, positions, [*candidates, None])
     _forward(model, (), ids, measuring, 1)
-    geometries = tuple(measuring.found[index] for index in range(config.num_hidden_layers))
+    geometries = [measuring.found[index] for index in range(config.num_hidden_layers)]
     if not any(geometries):
         raise RefusedError("no layer has rotary positions")
-    _refuse_windows(model, ids, config.max_position_embeddings)
-    compare("the plain reading", _plain_logits(model, geometries, ids), written, nudged)
-    return geometries
+    windows = _windows(model, ids, limit)
+    layers = tuple(LayerKind(*each) for each in zip(geometries, windows, strict=True))
+    return layers, _shapes(watched.layers, geometries)
+
+
+def _shapes(
+    watched: Mapping[int, Seen], geometries: Sequence[RotaryGeometry | None]
+) -> list[Shape]:
+    """Return the kinds of layers that there are for an executor."""
+    found: dict[object, Shape] = {}
+    for index, geometry in enumerate(geometries):
+        seen = watched[index]
+        query, (_, kv_heads, _, _) = seen.query, seen.key.shape
+        layer = Layer(0, geometry, seen.scaling, seen.softcap)
+        heads, dim = query.shape[1], query.shape[3]
+        key = (id(geometry), seen.scaling, seen.softcap, heads, kv_heads, dim)
+        found[key] = Shape(layer, heads, kv_heads, dim, query.dtype, query.device)
+    return list(found.values())
+
+
+@torch.inference_mode()
+def _compare_plain(
+    model: PreTrainedModel, layers: tuple[LayerKind, ...], executor: Executor
+) -> None:
+    """Raise `RefusedError` unless the plain reading equals the model as its authors meant it."""
+    ids, reading = _random_ids(model), PlainReading()
+    written, nudged = _written(model, ids)
+    pieces = [ids[:, :GATE_PREFILL], *torch.split(ids[:, GATE_PREFILL:], 1, 1)]
+    reader = Alone(reading, executor)
+    logits = torch.cat([_forward(model, layers, piece, reader, 0) for piece in pieces], 1)
+    compare("the plain reading", logits, written, nudged)
+
+
+def _random_ids(model: PreTrainedModel) -> Tensor:
+    vocabulary = model.config.get_text_config().vocab_size
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(vocabulary, (1, GATE_TOKENS), generator=generator).to(model.device)
 
 
 def _written(model: PreTrainedModel, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -234,7 +323,7 @@ def _watched(model: PreTrainedModel, ids: Tensor, limit: int) -> Watch:
         input_ids=ids,
         position_ids=positions[None],
         # prepared, since a gap between positions could be taken for the border of a packed text
-        attention_mask=causal(positions, positions)[None, None],
+        attention_mask=causal_mask(positions, positions)[None, None],
         use_cache=False,
         watch=watch,
     )
@@ -252,38 +341,45 @@ def _candidates(model: PreTrainedModel) -> list[RotaryGeometry]:
     return [RotaryGeometry(buffer.float(), layout) for buffer in found for layout in LAYOUTS]
 
 
-def _refuse_windows(model: PreTrainedModel, ids: Tensor, limit: int) -> None:
-    """Refuse layers that see only a part of the text: a set cannot be read through a window.
+def _windows(model: PreTrainedModel, ids: Tensor, limit: int) -> list[int | None]:
+    """Return how many tokens each layer's rows see; refuse layers that see any other part.
 
-    The model builds its masks for two tokens, which stand for the first and the last of its range.
+    The model builds its masks for four tokens that stand for others: the first and the last of its
+    range, and the two on either side of where the last one's window ends.
     """
-    ends = torch.tensor([0, max(limit - 1, 1)], device=ids.device)
+    said = _seen_between(model, ids, torch.tensor([0, max(limit - 1, 1)]))
+    windows = [
+        None if seen.window is None or seen.window >= limit else seen.window for seen in said
+    ]
+    for window in set(windows):
+        edge = limit - 1 if window is None else limit - 1 - window
+        places = torch.tensor([0, edge, min(edge + 1, limit - 1), limit - 1])
+        found = _seen_between(model, ids, places)
+        expected = (limit - 1 - places) < (window or limit)
+        other = [
+            index
+            for index, seen in enumerate(found)
+            if windows[index] == window
+            and seen.visible is not None
+            and not torch.equal(seen.visible[0, 0, -1].cpu().bool(), expected)
+        ]
+        if other:
+            raise RefusedError(f"layers {other} see only a part of the text")
+    return windows
 
-    def between_ends(*, mask_function: Callable[..., Tensor], **rest: Any) -> Tensor:
-        return mask_function(0, 0, ends[:, None], ends[None]).expand(1, 1, 2, 2)
+
+def _seen_between(model: PreTrainedModel, ids: Tensor, places: Tensor) -> list[Seen]:
+    """Return what layers do with masks for tokens that stand for those at some places."""
+    places = places.to(ids.device)
+
+    def between(*, mask_function: Callable[..., Tensor], **rest: Any) -> Tensor:
+        mask = mask_function(0, 0, places[:, None], places[None])
+        return mask.expand(1, 1, len(places), len(places))
 
     AttentionInterface.register(GATE, _attention)
-    AttentionMaskInterface.register(GATE, between_ends)
+    AttentionMaskInterface.register(GATE, between)
     model.set_attn_implementation(GATE)
     watch = Watch()
-    model(input_ids=ids[:, :2], use_cache=False, watch=watch)
+    model(input_ids=ids[:, : len(places)], use_cache=False, watch=watch)
     model.set_attn_implementation(NAME)
-    narrow = {
-        index: seen.window
-        for index, seen in sorted(watch.layers.items())
-        if (seen.visible is not None and not seen.visible[0, 0, 1, 0])
-        or (seen.window is not None and seen.window < limit)
-    }
-    if narrow:
-        window = next(iter(narrow.values()))
-        part = "a part of the text" if window is None else f"the last {window} tokens"
-        raise RefusedError(f"layers {list(narrow)} see only {part}")
-
-
-def _plain_logits(
-    model: PreTrainedModel, geometries: tuple[RotaryGeometry | None, ...], ids: Tensor
-) -> Tensor:
-    """Return the logits of the plain reading, in prefill and then one by one."""
-    reading = Plain()
-    pieces = [ids[:, :GATE_PREFILL], *torch.split(ids[:, GATE_PREFILL:], 1, 1)]
-    return torch.cat([_forward(model, geometries, piece, reading, 0) for piece in pieces], 1)
+    return [watch.layers[index] for index in sorted(watch.layers)]

@@ -1,19 +1,34 @@
-"""A reading: how one layer's queries read the cached spans."""
+"""A reading: what one layer's queries look at. One technique is one reading."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from kvedit.rotary import RotaryGeometry
+from kvedit.sight import Rows
+
+
+@dataclass(frozen=True, slots=True)
+class LayerKind:
+    """What the gate has measured of an attention layer.
+
+    geometry  how its queries and keys are rotated, or None for a layer without positions
+    window    tokens that a row sees, itself included; None = the whole text
+    refusal   why it cannot be read otherwise than as it is, or None
+    """
+
+    geometry: RotaryGeometry | None
+    window: int | None = None
+    refusal: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layer:
-    """What a reading must know of an attention layer.
+    """What is to be known of an attention layer in one forward.
 
     index     place of the layer in the model, from 0
     geometry  how its queries and keys are rotated, or None for a layer without positions
@@ -21,6 +36,7 @@ class Layer:
     softcap   bound of the scores, `cap * tanh(score / cap)`, or None
     tail      how many last tokens' outputs anybody reads, None = all: behind a prompt's last layer
               only the logits of its last token are wanted
+    window    tokens that a row sees, itself included; None = the whole text
     """
 
     index: int
@@ -28,26 +44,31 @@ class Layer:
     scaling: float
     softcap: float | None = None
     tail: int | None = None
+    window: int | None = None
 
 
 class Reading(Protocol):
-    """How queries read what is cached; one object per sequence, it owns the sequence's cache."""
+    """What the tokens of one sequence look at; one object per sequence, it owns the cache."""
 
-    def borders(self) -> tuple[int, ...]:
+    def suits(self, layers: Sequence[LayerKind]) -> str | None:
+        """Return why a model of these layers cannot be read so, or None."""
+        ...
+
+    def borders(self, length: int) -> tuple[int, ...]:
         """Return where the forwards of a prompt begin, ascending, in tokens of the prompt.
+
+        length  tokens of the prompt
 
         (0,) is one forward of everything; (0, 5, 90) are three; (90,) says that the first 90 tokens
         are cached already. The cuts depend on the prompt alone, so that a cache changes no bit.
         """
         ...
 
-    def read(self, layer: Layer, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Cache the new keys and values, and attend.
+    def rows(self, layer: Layer, key: Tensor, value: Tensor) -> Sequence[Rows]:
+        """Cache new keys and values, and say what their tokens look at: in order, each once.
 
-        query   [batch, heads, query, dim]     not rotated
-        key     [batch, kv_heads, query, dim]  not rotated
-        value   [batch, kv_heads, query, dim]
-        returns [batch, heads, query, dim]; before the layer's tail it may say anything
+        key    [batch, kv_heads, query, dim]  not rotated
+        value  [batch, kv_heads, query, dim]
         """
         ...
 
@@ -56,37 +77,16 @@ class Reading(Protocol):
         ...
 
 
-class Company(Protocol):
-    """Readings that read their tokens of one forward together, in one pass a layer."""
-
-    @property
-    def members(self) -> Collection[int]:
-        """Return their places among all readings of the forward, ascending."""
-        ...
-
-    def read(self, layer: Layer, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Do what each member's `read` does, for the tokens of all.
-
-        query, key, value  as in `Reading.read`, the tokens of all readings on one axis; batch is 1
-        returns            [1, heads, tokens, dim], the members' tokens one after the other
-        raises             whatever goes wrong; no member has cached anything of this layer then,
-                           and each can read it alone
-        """
-        ...
+def whole_text(layers: Sequence[LayerKind]) -> str | None:
+    """Return why some layer does not let its rows see the whole text, or None."""
+    if refusal := unreadable(layers):
+        return refusal
+    narrow = {index: each.window for index, each in enumerate(layers) if each.window is not None}
+    if narrow:
+        return f"layers {list(narrow)} see only the last {next(iter(narrow.values()))} tokens"
+    return None
 
 
-@runtime_checkable
-class Sociable(Protocol):
-    """A kind of reading that can do with others of its kind what each would do alone."""
-
-    @classmethod
-    def companies(
-        cls, readings: Mapping[int, Any], rows: Sequence[slice], query: Tensor
-    ) -> Iterable[Company]:
-        """Return who reads a forward together; those in no company read alone.
-
-        readings  of this kind, by place among all
-        rows      of all readings by place, their tokens on the axis
-        query     of one layer, [1, heads, query, dim]
-        """
-        ...
+def unreadable(layers: Sequence[LayerKind]) -> str | None:
+    """Return why some layer cannot be read by spans at all, or None."""
+    return next((each.refusal for each in layers if each.refusal is not None), None)

@@ -6,14 +6,17 @@ turn is written as in that equation: every dimension times a cosine, plus its pa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from itertools import count
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 Layout = Literal["half", "interleaved"]
 Phases = tuple[Tensor, Tensor]
+Places = Sequence[Sequence[int]]
 
 TABLE_STEP = 1024  # positions by which a table grows
 TABLE_REACH = 16384  # positions that a table holds at most: 16 MB for 128 dimensions
@@ -35,6 +38,7 @@ class RotaryGeometry:
     layout: Layout = "half"
     pairs: Tensor = field(init=False, repr=False)
     _table: list[Tensor] = field(default_factory=list, init=False, repr=False)
+    _far: list[Any] = field(default_factory=lambda: [None, None], init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pairs", self.partner(torch.arange(self.width)))
@@ -49,8 +53,22 @@ class RotaryGeometry:
 
         positions  [...] tokens, any sign
         returns    two of [..., width] float32 (float64 if `inv_freq` is)
+
+        Angles are float32 products, as the model was trained with; but from `TABLE_REACH` on they
+        are exact, since there a rounded one is off by more than a score may be.
         """
-        angles = positions[..., None].to(self.inv_freq.dtype) * self.inv_freq
+        near, far = self.trained_angles(positions), self._exact_angles(positions)
+        return self._phases(near.where((positions.abs() < TABLE_REACH)[..., None], far))
+
+    def trained_angles(self, positions: Tensor) -> Tensor:
+        """Return angles as transformers computes them, [..., width / 2]."""
+        return positions[..., None].to(self.inv_freq.dtype) * self.inv_freq
+
+    def _exact_angles(self, positions: Tensor) -> Tensor:
+        angles = positions[..., None].double() * self.inv_freq.double()
+        return angles.remainder_(2 * torch.pi).to(self.inv_freq.dtype)
+
+    def _phases(self, angles: Tensor) -> Phases:
         cos, sin = angles.cos(), angles.sin()
         return self._spread(cos, cos), self._spread(-sin, sin)
 
@@ -74,6 +92,21 @@ class RotaryGeometry:
         rows = torch.arange(positions.numel(), device=positions.device).view(positions.shape)
         return rows, torch.cat(self.phases(positions.flatten()), -1)
 
+    def rows_of(self, places: Sequence[Sequence[int]], reach: int) -> tuple[Tensor, Places]:
+        """Return a table, [rows, 2 * width] as `table`, and for lists of positions their rows.
+
+        reach  positions that the table has besides, where it can
+        """
+        wanted = [place for each in places for place in each]
+        last = max(wanted)
+        if min(wanted) >= 0 and last < TABLE_REACH:
+            return self.table(min(max(reach, last + 1), TABLE_REACH)), places
+        if self._far[0] != wanted:  # all layers of a step ask for the same
+            where = torch.tensor(wanted, device=self.inv_freq.device)
+            self._far[:] = [wanted, torch.cat(self.phases(where), -1)]
+        numbers = count()
+        return self._far[1], [[next(numbers) for _ in each] for each in places]
+
     def table(self, reach: int) -> Tensor:
         """Return the phases of `reach` positions or more, of at most `TABLE_REACH`.
 
@@ -82,12 +115,12 @@ class RotaryGeometry:
         if not self._table or self._table[0].shape[0] < reach:
             size = -(-reach // TABLE_STEP) * TABLE_STEP
             places = torch.arange(size, device=self.inv_freq.device)
-            self._table[:] = [torch.cat(self.phases(places), -1)]
+            self._table[:] = [torch.cat(self._phases(self.trained_angles(places)), -1)]
         return self._table[0]
 
     def between(self, first: int, last: int) -> Phases:
         """Return the phases of the positions from first to before last: [last - first, width]."""
-        if last > TABLE_REACH:
+        if first < 0 or last > TABLE_REACH:
             return self.phases(torch.arange(first, last, device=self.inv_freq.device))
         return self._halves(self.table(last)[first:last])
 
@@ -138,6 +171,15 @@ class RotaryGeometry:
 
     def _halves(self, rows: Tensor) -> Phases:
         return rows[..., : self.width], rows[..., self.width :]
+
+
+def turn_as_trained(
+    geometry: RotaryGeometry | None, vectors: Tensor, positions: Tensor
+) -> Tensor:
+    """Turn vectors by angles that are rounded at any position, as the stock model does it."""
+    if geometry is None:
+        return vectors
+    return geometry.rotate(vectors, geometry._phases(geometry.trained_angles(positions)))
 
 
 def turn(

@@ -4,65 +4,234 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from kvedit.pages import Pages
+from kvedit.rotary import RotaryGeometry, turn
+
 FIRST_CAPACITY = 64  # tokens; a buffer doubles from here
+
+Pair = tuple[Tensor, Tensor]  # keys and values, [batch, kv_heads, kv, dim] each
 
 
 class Span:
     """Keys and values of one span, in buffers that grow geometrically.
 
-    Appending n tokens one by one copies O(n) entries in all, never the whole cache per token. Keys
-    are rotated once, for their place in the span's own frame; moving the span moves nothing here.
+    geometry  turns each key once, for its place in the span's frame; None = keys stay raw, and all
+              tokens of the span appear where it starts (or the layer has no positions)
+    first     the place in the frame of the oldest token that is held
+    length    the place in the frame of the next token
+
+    Appending n tokens one by one copies O(n) entries in all, never the whole cache per token, and
+    so does a ring that drops as many as it takes in. Moving the span moves nothing here. What is
+    appended is turned when somebody reads it: an executor may do that on its way.
     """
 
-    __slots__ = ("_keys", "_values", "length")
+    __slots__ = ("_begin", "_keys", "_pending", "_values", "first", "geometry", "length")
 
-    def __init__(self) -> None:
-        self.length = 0
+    def __init__(self, geometry: RotaryGeometry | None, first: int = 0) -> None:
+        self.geometry = geometry
+        self.first = self.length = first
+        self._begin = 0  # of the oldest token that is held, in the buffers
         self._keys: Tensor | None = None
         self._values: Tensor | None = None
+        self._pending: list[Pair] = []
+
+    @classmethod
+    def holding(cls, geometry: RotaryGeometry | None, keys: Tensor, values: Tensor) -> Span:
+        """Return a span of keys that are turned already, for places from 0 on; they are shared."""
+        span = cls(geometry)
+        span._keys, span._values = (_in_rows(each) for each in (keys, values))
+        span.length = keys.shape[2]
+        return span
+
+    @property
+    def held(self) -> int:
+        """Return how many tokens can be read."""
+        return self.length - self.first
 
     @property
     def keys(self) -> Tensor:
-        """Return the keys, [batch, kv_heads, length, dim], a view."""
-        assert self._keys is not None, "a span is read after its first append"
-        return self._keys[:, :, : self.length]
+        """Return the keys, [batch, kv_heads, held, dim], a view."""
+        return self._settled()[0]
 
     @property
     def values(self) -> Tensor:
-        """Return the values, [batch, kv_heads, length, dim], a view."""
-        assert self._values is not None, "a span is read after its first append"
-        return self._values[:, :, : self.length]
+        """Return the values, [batch, kv_heads, held, dim], a view."""
+        return self._settled()[1]
+
+    @property
+    def size(self) -> int:
+        """Return the bytes of the buffers."""
+        if self.held:
+            self._settled()
+        return sum(each.nbytes for each in (self._keys, self._values) if each is not None)
 
     def append(self, key: Tensor, value: Tensor) -> None:
         """Add tokens at the end.
 
-        key    [batch, kv_heads, kv, dim]  rotated for their places in the span's frame
+        key    [batch, kv_heads, kv, dim]  not rotated
         value  [batch, kv_heads, kv, dim]
         """
-        begin, end = self.length, self.length + key.shape[2]
-        keys, values = self.extend(key.shape[2], key, value)
-        keys[:, :, begin:end] = key
-        values[:, :, begin:end] = value
+        if key.shape[2]:
+            self._pending.append((key, value))
+            self.length += key.shape[2]
 
-    def extend(self, count: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Make place for tokens at the end, which the caller writes.
+    def claim(self, most: int) -> tuple[Tensor, Tensor, int, Pair | None]:
+        """Return the buffers, [batch, kv_heads, room, dim], and what the caller must write there.
 
-        key, value  [batch, kv_heads, kv, dim] tensors of their kind
-        returns     the buffers, [batch, kv_heads, room, dim], contiguous, with place at `length`
+        most     tokens that the caller is ready to write
+        returns  keys, values, the index there of the oldest token that is held, and the last tokens
+                 of the span if they are not there yet, not rotated: the caller writes them
         """
-        end = self.length + count
-        self._keys = _room(self._keys, self.length, end, key)
-        self._values = _room(self._values, self.length, end, value)
-        self.length = end
+        if len(self._pending) != 1 or self._pending[0][0].shape[2] > most:
+            self._settled()
+        fresh = self._pending.pop() if self._pending else None
+        if fresh is not None:
+            self._make_room(*fresh)
+        assert self._keys is not None and self._values is not None, "a span is read once it holds"
+        return self._keys, self._values, self._begin, fresh
+
+    def drop(self, count: int) -> None:
+        """Forget the oldest tokens; the others stay where they are in the frame."""
+        assert 0 <= count <= self.held, "a span drops what it holds"
+        if count:
+            self._settled()
+            self.first += count
+            self._begin += count
+
+    def retract(self, count: int) -> None:
+        """Forget the newest tokens: others take their places."""
+        self._settled()
+        assert count <= self.held, "a span retracts what it holds"
+        self.length -= count
+
+    def cut(self, begin: int, end: int) -> Span:
+        """Return the tokens at some places of the frame as a span, which stay where they are.
+
+        Nothing is copied: neither span writes where the other reads.
+        """
+        assert self.first <= begin <= end <= self.length, "a cut lies within what is held"
+        keys, values = self._settled() if self.held else (None, None)
+        part = Span(self.geometry, begin)
+        part.length = end
+        if keys is not None and values is not None:
+            rows = slice(begin - self.first, end - self.first)
+            part._keys, part._values = keys[:, :, rows], values[:, :, rows]
+        return part
+
+    def _settled(self) -> Pair:
+        """Turn and write what is pending; return what is held."""
+        pending, self._pending = self._pending, []
+        place = self.length - sum(key.shape[2] for key, _ in pending)
+        for key, value in pending:
+            count = key.shape[2]
+            keys, values = self._make_room(key, value, place + count)
+            rows = slice(self._begin + place - self.first, self._begin + place + count - self.first)
+            keys[:, :, rows] = key if self.geometry is None else self._turned(key, place)
+            values[:, :, rows] = value
+            place += count
+        assert self._keys is not None and self._values is not None, "a span is read once it holds"
+        rows = slice(self._begin, self._begin + self.held)
+        return self._keys[:, :, rows], self._values[:, :, rows]
+
+    def _turned(self, key: Tensor, place: int) -> Tensor:
+        assert self.geometry is not None
+        return self.geometry.rotate(key, self.geometry.between(place, place + key.shape[2]))
+
+    def _make_room(self, key: Tensor, value: Tensor, length: int | None = None) -> Pair:
+        """Make the buffers large enough for what is held, to before place `length` in the frame."""
+        held = (self.length if length is None else length) - self.first
+        old = held - key.shape[2]
+        if self._keys is None or self._values is None:
+            self._keys = self._values = key[:, :, :0]
+        if self._keys.shape[2] < self._begin + held:
+            # a ring's buffers do not grow: what it drops makes room, and is left behind
+            room = max(FIRST_CAPACITY, held if not old else 2 * held)
+            rows = slice(self._begin, self._begin + old)
+            kept = (self._keys[:, :, rows], self._values[:, :, rows])
+            self._keys, self._values = (
+                _grown(*each, room) for each in zip(kept, (key, value), strict=True)
+            )
+            self._begin = 0
         return self._keys, self._values
 
 
-def _room(buffer: Tensor | None, used: int, needed: int, like: Tensor) -> Tensor:
-    """Return a buffer with place for `needed` tokens that holds the `used` first ones."""
-    if buffer is not None and buffer.shape[2] >= needed:
-        return buffer
-    capacity = max(FIRST_CAPACITY, needed, 0 if buffer is None else 2 * buffer.shape[2])
-    grown = like.new_empty((*like.shape[:2], capacity, like.shape[3]))
-    if buffer is not None:
-        grown[:, :, :used] = buffer[:, :, :used]
+class SpanSet:
+    """Spans side by side in one buffer, in pages of one length: what is read in any order.
+
+    pages     how their tokens lie
+    geometry  as in `Span`; keys are kept raw as well, since weights leave positions out
+
+    Once filled, nothing of it changes.
+    """
+
+    __slots__ = ("_laid", "_pending", "geometry", "pages")
+
+    def __init__(self, pages: Pages, geometry: RotaryGeometry | None) -> None:
+        self.pages = pages
+        self.geometry = geometry
+        self._pending: Pair | None = None
+        self._laid: tuple[Tensor, Tensor, Tensor] | None = None
+
+    @property
+    def fresh(self) -> bool:
+        """Return whether nobody has read it yet."""
+        return self._pending is not None
+
+    @property
+    def raw(self) -> Tensor:
+        """Return the keys, not rotated: [batch, kv_heads, slots, dim]."""
+        return self._settled()[0]
+
+    @property
+    def framed(self) -> Tensor:
+        """Return the keys, rotated in their span's frame: [batch, kv_heads, slots, dim]."""
+        return self._settled()[1]
+
+    @property
+    def values(self) -> Tensor:
+        """Return the values, [batch, kv_heads, slots, dim]."""
+        return self._settled()[2]
+
+    @property
+    def size(self) -> int:
+        """Return the bytes of all tensors."""
+        return sum(each.nbytes for each in self._settled())
+
+    def fill(self, key: Tensor, value: Tensor) -> None:
+        """Take the tokens of all spans, one after the other, [batch, kv_heads, tokens, dim] each.
+
+        key  not rotated
+        """
+        self._pending = key, value
+
+    def span(self, index: int) -> Span:
+        """Return one of the spans, first token at 0; it shares the memory."""
+        slots = self.pages.bounds[index]
+        rows = slice(slots.start, slots.start + self.pages.sizes[index])
+        return Span.holding(self.geometry, self.framed[:, :, rows], self.values[:, :, rows])
+
+    def _settled(self) -> tuple[Tensor, Tensor, Tensor]:
+        if self._pending is not None:
+            (key, value), self._pending = self._pending, None
+            frame = self.pages.place[self.pages.slot_of]
+            raw = self.pages.lay(key)
+            framed = raw
+            if self.geometry is not None:
+                framed = self.pages.lay(turn(self.geometry, key, frame, max(self.pages.sizes)))
+            self._laid = raw, framed, self.pages.lay(value)
+        assert self._laid is not None, "a set is read once it is filled"
+        return self._laid
+
+
+def _grown(kept: Tensor, like: Tensor, room: int) -> Tensor:
+    """Return a buffer with room for so many tokens that begins with those that are kept."""
+    grown = like.new_empty((*like.shape[:2], room, like.shape[3]))
+    grown[:, :, : kept.shape[2]] = kept
     return grown
+
+
+def _in_rows(tokens: Tensor) -> Tensor:
+    """Return the same tokens with each head's behind one another, as buffers have them."""
+    dim = tokens.shape[3]
+    ordered = tokens.stride(3) == 1 and tokens.stride(2) == dim and tokens.stride(1) % dim == 0
+    return tokens if ordered else tokens.contiguous()

@@ -1,23 +1,44 @@
 """Readings side by side: the tokens of several sequences in one forward of the model.
 
 All that a model does between its attention layers, it does token by token. So the tokens of many
-sequences stand one after the other on the query axis, and each sequence's reading gets its own.
-Readings of one kind may do so in company (`kvedit.reading.Sociable`): the same, in fewer calls.
+sequences stand one after the other on the query axis, and each sequence's reading gets its own. An
+executor may read whole prompts of several of them in one pass (`kvedit.executors.Packer`).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from kvedit.reading import Company, Layer, Reading, Sociable
+from kvedit.executors import Executor, Pack
+from kvedit.reading import Layer, Reading
+from kvedit.sight import Rows
 
 log = logging.getLogger(__name__)
+
+
+class Alone:
+    """The reading of one sequence, for one forward.
+
+    Both this and `Together` are what the door calls in each layer: a reader.
+    """
+
+    def __init__(self, reading: Reading, executor: Executor) -> None:
+        self._reading = reading
+        self._executor = executor
+
+    def read(self, layer: Layer, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Return what the tokens read.
+
+        query       [batch, heads, query, dim]     not rotated
+        key, value  [batch, kv_heads, query, dim]  not rotated
+        returns     [batch, heads, query, dim]
+        """
+        return self._executor.read(layer, query, self._reading.rows(layer, key, value))
 
 
 class Together:
@@ -25,73 +46,79 @@ class Together:
 
     readings  one per sequence
     lengths   tokens each of them reads in this forward
-    failed    by place, the error of a reading that failed; the others go on as if it were not there
+    failed    by sequence, the error of a reading that failed; the others go on as if it were not
+              there
     """
 
-    def __init__(self, readings: Sequence[Reading], lengths: Sequence[int]) -> None:
+    def __init__(
+        self, readings: Sequence[Reading], lengths: Sequence[int], executor: Executor
+    ) -> None:
         self.failed: dict[int, Exception] = {}
         self._readings = tuple(readings)
-        self._rows = [slice(*ends) for ends in pairwise(accumulate(lengths, initial=0))]
-        self._companies: list[Company] | None = None
-
-    def borders(self) -> tuple[int, ...]:
-        """Return one forward of everything."""
-        return (0,)
+        self._tokens = [slice(*ends) for ends in pairwise(accumulate(lengths, initial=0))]
+        self._executor = executor
+        self._packs: list[Pack] | None = None
 
     def read(self, layer: Layer, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Let every reading read its own tokens (see `kvedit.reading.Reading`); batch is 1."""
-        pieces = self._in_company(layer, query, key, value)
-        if len(pieces) == 1 and len(pieces[0][0]) == len(self._readings):
-            return pieces[0][1]
+        """Let every sequence read its own tokens (see `Alone.read`); batch is 1."""
+        rows = self._rows(layer, key, value)
+        packed = self._packed(layer, (query, key, value), rows)
+        if len(packed) == 1 and len(packed[0][0]) == len(self._readings):
+            return packed[0][1]
         output, done = torch.empty_like(query), set[int]()
-        for members, read in pieces:
+        for members, read in packed:
             done.update(members)
-            own_rows = [self._rows[place] for place in members]
-            lengths = [rows.stop - rows.start for rows in own_rows]
-            for rows, own in zip(own_rows, read.split_with_sizes(lengths, 2), strict=True):
-                output[:, :, rows] = own
-        for place, (reading, rows) in enumerate(zip(self._readings, self._rows, strict=True)):
-            if place in done:
-                continue
-            own, *piece = (x[:, :, rows] for x in (output, query, key, value))
-            if place not in self.failed:
-                try:
-                    own.copy_(reading.read(layer, *piece))
-                except Exception as error:
-                    self.failed[place] = error
-            if place in self.failed:
-                own.zero_()
+            own = [self._tokens[index] for index in members]
+            lengths = [tokens.stop - tokens.start for tokens in own]
+            for tokens, part in zip(own, read.split_with_sizes(lengths, 2), strict=True):
+                output[:, :, tokens] = part
+        for index, tokens in enumerate(self._tokens):
+            if index not in done:
+                self._alone(layer, query, rows.get(index), index, output[:, :, tokens])
         return output
 
-    def report(self) -> Mapping[str, Any]:
-        """Return nothing: each sequence's reading speaks for itself."""
-        return {}
+    def _rows(self, layer: Layer, key: Tensor, value: Tensor) -> dict[int, Sequence[Rows]]:
+        """Return each sequence's rows; one whose reading fails has none."""
+        rows: dict[int, Sequence[Rows]] = {}
+        for index, (reading, tokens) in enumerate(zip(self._readings, self._tokens, strict=True)):
+            if index in self.failed:
+                continue
+            try:
+                rows[index] = reading.rows(layer, key[:, :, tokens], value[:, :, tokens])
+            except Exception as error:
+                self.failed[index] = error
+        return rows
 
-    def _in_company(
-        self, layer: Layer, query: Tensor, key: Tensor, value: Tensor
-    ) -> list[tuple[Collection[int], Tensor]]:
-        """Return who has read in company, and what. If one fails, its members go on alone."""
-        pieces: list[tuple[Collection[int], Tensor]] = []
+    def _alone(
+        self, layer: Layer, query: Tensor, rows: Sequence[Rows] | None, index: int, output: Tensor
+    ) -> None:
+        """Write what a sequence reads by itself; zeros, if it has failed."""
+        if rows is not None:
+            try:
+                output.copy_(self._executor.read(layer, query[:, :, self._tokens[index]], rows))
+            except Exception as error:
+                self.failed[index] = error
+        if index in self.failed:
+            output.zero_()
+
+    def _packed(
+        self,
+        layer: Layer,
+        vectors: tuple[Tensor, Tensor, Tensor],
+        rows: Mapping[int, Sequence[Rows]],
+    ) -> list[tuple[Sequence[int], Tensor]]:
+        """Return who has read in one pass, and what. If one fails, its members go on alone."""
+        pieces: list[tuple[Sequence[int], Tensor]] = []
         try:
-            if self._companies is None:
-                self._companies = []
-                self._companies = self._gather(query)
-            for company in self._companies:
-                read = company.read(layer, query, key, value)
-                pieces.append((company.members, read))
+            if self._packs is None:
+                self._packs = []
+                packs = getattr(self._executor, "packs", None)
+                if packs is not None and len(rows) > 1:
+                    self._packs = list(packs(rows, self._tokens, vectors[0]))
+            for pack in self._packs:
+                if all(member in rows for member in pack.members):
+                    pieces.append((pack.members, pack.read(layer, *vectors, rows)))
         except Exception:
-            log.exception("readings in company failed; each goes on alone")
-            self._companies = []
+            log.exception("prompts in one pass failed; each goes on alone")
+            self._packs = []
         return pieces
-
-    def _gather(self, query: Tensor) -> list[Company]:
-        """Return the companies that the readings form, kind by kind."""
-        kinds: dict[type[Reading], dict[int, Reading]] = {}
-        for place, reading in enumerate(self._readings):
-            kinds.setdefault(type(reading), {})[place] = reading
-        return [
-            company
-            for kind, own in kinds.items()
-            if issubclass(kind, Sociable)
-            for company in kind.companies(own, self._rows, query)
-        ]

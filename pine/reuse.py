@@ -7,17 +7,32 @@ piece is at hand, so that a reply never depends on what was computed before, to 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from kvedit.shelf import Shelf
-from kvedit.spans import Span
-from pine.cache import Cached, fork
+from kvedit.spans import Span, SpanSet
 from pine.segments import Segments
 
 # below these a forward of its own costs more than it saves; tokens
 SMALLEST_PREFIX = 64
 SMALLEST_BLOCK = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one layer keeps of a prompt before its suffix; once read, nothing of it changes.
+
+    documents  None until they are read
+    """
+
+    prefix: Span
+    documents: SpanSet | None
+
+    @property
+    def size(self) -> int:
+        """Return the bytes of what is kept: keys, raw ones too, and values."""
+        return self.prefix.size + (0 if self.documents is None else self.documents.size)
 
 
 class Reuse:
@@ -30,8 +45,10 @@ class Reuse:
         self._shelf = shelf
         self._prefix = len(segments.prefix)
         self._end = segments.end
-        self._prefix_key = ("pine prefix", segments.prefix)
-        self._block_key = ("pine block", segments.prefix, segments.documents)
+        self._keys = {
+            self._end: ("pine block", segments.prefix, segments.documents),
+            self._prefix: ("pine prefix", segments.prefix),
+        }
         cuts = [0]
         if self._prefix >= SMALLEST_PREFIX:
             cuts.append(self._prefix)
@@ -39,40 +56,22 @@ class Reuse:
             cuts.append(self._end)
         self.cuts = tuple(cuts)
 
-    def block(self) -> dict[int, Cached] | None:
-        """Return each layer's prefix and documents, or None."""
-        kept = self._take(self._block_key, self._end)
-        if kept is None:
-            return None
-        return {index: cached.restart(self._prefix) for index, cached in kept.items()}
+    def at_hand(self) -> tuple[dict[int, Piece], int]:
+        """Return the pieces that somebody has read before, and how many tokens they are."""
+        for cut in (self._end, self._prefix):
+            if self._shelf is not None and cut in self.cuts[1:]:
+                kept = self._shelf.take(self._keys[cut])
+                if kept is not None:
+                    return dict(kept), cut
+        return {}, 0
 
-    def prefix(self) -> dict[int, Span] | None:
-        """Return each layer's prefix, or None."""
-        kept = self._take(self._prefix_key, self._prefix)
-        if kept is None:
-            return None
-        return {index: fork(span, self._prefix) for index, span in kept.items()}
+    def keep(self, first: int, last: int, pieces: Mapping[int, Piece]) -> None:
+        """Put the pieces of a finished forward on the shelf, if others may take them.
 
-    def keep(
-        self, first: int, last: int, spans: Mapping[int, Span], cached: Mapping[int, Cached]
-    ) -> None:
-        """Put the piece of a finished forward on the shelf, if it is one that others may take.
-
-        first, last    the forward's tokens
-        spans, cached  what each layer holds now
+        first, last  the forward's tokens
+        pieces       what each layer holds now
         """
         if self._shelf is None or first not in self.cuts or last not in self.cuts[1:]:
             return
-        if last == self._prefix:
-            prefix = {index: fork(span, last) for index, span in spans.items()}
-            size = sum(span.keys.nbytes + span.values.nbytes for span in prefix.values())
-            self._shelf.put(self._prefix_key, prefix, size)
-        if last == self._end:
-            block = {index: layer.restart(self._prefix) for index, layer in cached.items()}
-            size = sum(layer.size for layer in block.values())
-            self._shelf.put(self._block_key, block, size)
-
-    def _take(self, key: Hashable, cut: int) -> Any:
-        if self._shelf is None or cut not in self.cuts[1:]:
-            return None
-        return self._shelf.take(key)
+        size = sum(piece.size for piece in pieces.values())
+        self._shelf.put(self._keys[last], dict(pieces), size)

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from pine.cpu.cut import PIECE
-from pine.cpu.team import (
+from kvedit.executors.cpu.pieces import PIECE
+from kvedit.executors.cpu.team import (
     Task,
     carray,
     fetch,
@@ -185,9 +185,9 @@ def turn(vector: Array, partner: Array, phases: Array, turned: Array) -> None:
 
 @loop
 def starts_of(weight: Array, lengths: Array, end: Number, starts: Array) -> None:
-    """Write where documents start, the most important one ending before `end` (see `pine.order`).
+    """Write where spans start, the most important one ending before `end` (see `kvedit.ranking`).
 
-    weight, lengths, starts  [documents]
+    weight, lengths, starts  [spans]
     """
     order = np.argsort(-weight, kind="mergesort")  # ties keep the canonical order
     for rank in range(len(order)):
@@ -195,30 +195,34 @@ def starts_of(weight: Array, lengths: Array, end: Number, starts: Array) -> None
         starts[order[rank]] = end
 
 
-class SuffixTask(Task):
-    """A few suffix tokens, not cached yet, and all that they see.
+class FewTask(Task):
+    """A few rows, and all that they see: spans that stand where they are, and a ranked set.
 
-    query, output                 [heads, rows, dim] not rotated; written
-    key, value                    [kv_heads, rows, dim] not rotated
-    raw, framed, values           [kv_heads, slots, dim] of the documents (`pine.cache.Cached`)
-    outside_keys, outside_values  [kv_heads, room, dim] of prefix and suffix; the rows' are written
-    pieces                        [count, 3] document or -1, first slot, slots: what one thread
-                                  reads at a time, `inside` of documents, then of what is outside
-    lengths                       [documents] tokens
-    table                         [positions, 2 * width] cosine and signed sine
-    pairs                         [width] the dimension that each one turns with
-    weight                        [heads, rows, documents] importance; written
-    scratch                       `needed` numbers
-    end, start, before            positions of the first suffix token and of the first row, and how
-                                  many tokens outside are before that
+    query             [heads, rows, dim]; not rotated, like all that comes in
+    fixed             [fixed_count, FIXED] one record for each span that is not ranked:
+                      - addresses of its buffers of keys and values, [kv_heads, room, dim], `room`,
+                        the index there of its oldest token, and how many it holds;
+                      - how many of these, the last ones, are to be written now, the addresses of
+                        their keys and values, [kv_heads, fresh, dim], and whether keys are turned;
+                      - by row, `ROW` numbers each: the row of the table that turns it to the span,
+                        the first token that it sees and the one after the last;
+                      - by token to be written, the row of the table that turns it
+    raw, framed, values  [kv_heads, slots, dim] of the set
+    pieces, lengths   [inside, 3], [spans] of the set (see `kvedit.executors.cpu.pieces.Cut`)
+    table             [positions, 2 * width] cosine and signed sine
+    pairs             [width] the dimension that each one turns with
+    output            [heads, rows, dim]; written
+    weight            [heads, rows, spans] importance; written
+    scratch           `needed` numbers
+    count             pieces of the set, then those of the other spans
+    end, start        as in `kvedit.sight.Ranked`, and the position of the first row
     """
 
     _fields_ = (
-        *integers("query", "key", "value", "raw", "framed", "values"),
-        *integers("outside_keys", "outside_values", "pieces", "lengths", "table", "pairs"),
-        *integers("output", "weight", "scratch"),
-        *integers("heads", "kv_heads", "rows", "dim", "width", "slots", "room", "documents"),
-        *integers("inside", "count", "end", "start", "before", "positions"),
+        *integers("query", "fixed", "raw", "framed", "values", "pieces", "lengths"),
+        *integers("table", "pairs", "output", "weight", "scratch"),
+        *integers("heads", "kv_heads", "rows", "dim", "width", "positions"),
+        *integers("fixed_count", "slots", "spans", "inside", "count", "end", "start"),
         ("scaling", c_float),
     )
 
@@ -226,11 +230,17 @@ class SuffixTask(Task):
     def needed(self) -> int:
         """Return how many numbers the scratch must have room for."""
         per_row: int = self.dim + self.width + self.count * (2 + self.dim)
-        per_row += (self.documents + 1) * self.dim
+        per_row += (self.spans + self.fixed_count) * self.dim
         return int(self.heads * self.rows * per_row)
 
 
-SUFFIX = np.dtype(SuffixTask)
+FEW = np.dtype(FewTask)
+MOST_ROWS = 4  # and tokens to be written
+KEYS_AT, VALUES_AT, ROOM, BEGIN, HELD, FRESH, KEY_AT, VALUE_AT, TURNS = range(9)
+ROW = 3
+ROWS_FROM = TURNS + 1
+FRESH_FROM = ROWS_FROM + ROW * MOST_ROWS
+FIXED = FRESH_FROM + MOST_ROWS
 
 
 @loop
@@ -242,33 +252,47 @@ def laid(address: Number, shape: tuple[int, ...]) -> tuple[Array, Number]:
 
 @loop
 def ask(task: Array, asked: Array, partner: Array) -> None:
-    """Scale queries, take their partners, and cache keys and values."""
-    width, place = task.width, task.before
-    query = floats(task.query, (task.heads, task.rows, task.dim))
-    key = floats(task.key, (task.kv_heads, task.rows, task.dim))
-    value = floats(task.value, (task.kv_heads, task.rows, task.dim))
-    keys = floats(task.outside_keys, (task.kv_heads, task.room, task.dim))
-    values = floats(task.outside_values, (task.kv_heads, task.room, task.dim))
-    table = floats(task.table, (task.positions, 2 * width))
-    pairs, other = whole(task.pairs, (width,)), np.empty(width, FLOAT)
+    """Scale queries, and take their partners."""
+    query, pairs = floats(task.query, (task.heads, task.rows, task.dim)), whole(task.pairs, (task.width,))
     for row in range(task.rows):
         for head in range(task.heads):
             for j in range(task.dim):
                 asked[row, head, j] = query[head, row, j] * task.scaling
-            for j in range(width):
+            for j in range(task.width):
                 partner[row, head, j] = asked[row, head, pairs[j]]
+
+
+@loop
+def write(task: Array) -> None:
+    """Turn keys that are not cached yet, and cache them with their values."""
+    width, dim = task.width, task.dim
+    fixed = whole(task.fixed, (task.fixed_count, FIXED))
+    table, pairs = floats(task.table, (task.positions, 2 * width)), whole(task.pairs, (width,))
+    other, none = np.empty(width, FLOAT), np.empty(0, FLOAT)
+    for span in range(task.fixed_count):
+        own = fixed[span]
+        fresh, shape = own[FRESH], (task.kv_heads, own[ROOM], dim)
+        keys, values = floats(own[KEYS_AT], shape), floats(own[VALUES_AT], shape)
+        key = floats(own[KEY_AT], (task.kv_heads, fresh, dim))
+        value = floats(own[VALUE_AT], (task.kv_heads, fresh, dim))
+        at = own[BEGIN] + own[HELD] - fresh
         for head in range(task.kv_heads):
-            for j in range(width):
-                other[j] = key[head, row, pairs[j]]
-            turn(key[head, row], other, table[task.start + row], keys[head, place + row])
-            copy(value[head, row], values[head, place + row])
+            for token in range(fresh):
+                if own[TURNS]:
+                    for j in range(width):
+                        other[j] = key[head, token, pairs[j]]
+                    phases = table[own[FRESH_FROM + token]]
+                    turn(key[head, token], other, phases, keys[head, at + token])
+                else:
+                    copy(key[head, token], keys[head, at + token])
+                copy(value[head, token], values[head, at + token])
 
 
 @loop
 def look(task: Array, asked: Array, most: Array, shares: Array) -> None:
-    """Weigh the documents' pieces without positions."""
+    """Weigh the pieces of the set without positions."""
     raw = floats(task.raw, (task.kv_heads, task.slots, task.dim))
-    pieces, group = whole(task.pieces, (task.count, 3)), task.heads // task.kv_heads
+    pieces, group = whole(task.pieces, (task.inside, 3)), task.heads // task.kv_heads
     scores = np.empty((group, PIECE), FLOAT)
     first, last = share(task.kv_heads * task.inside)
     for part in range(first, last):
@@ -283,64 +307,107 @@ def look(task: Array, asked: Array, most: Array, shares: Array) -> None:
 
 
 @loop
-def place_documents(
+def rank(task: Array, row: Number, head: Number, most: Array, shares: Array, starts: Array) -> None:
+    """Write how important the spans of the set are to a row and head, and where they start."""
+    pieces, lengths = whole(task.pieces, (task.inside, 3)), whole(task.lengths, (task.spans,))
+    own = floats(task.weight, (task.heads, task.rows, task.spans))[head, row]
+    highest, summed = greatest(most[row, head, : task.inside]), FLOAT(0)
+    clear(own)
+    for piece in range(task.inside):
+        factor = exp2((most[row, head, piece] - highest) * LOG2_E)
+        own[pieces[piece, 0]] += factor * shares[row, head, piece]
+        summed += factor * shares[row, head, piece]
+    for span in range(task.spans):
+        own[span] /= summed * lengths[span]
+    starts_of(own, lengths, task.end, starts)
+
+
+@loop
+def turn_queries(
     task: Array, asked: Array, partner: Array, most: Array, shares: Array, turned: Array
 ) -> None:
-    """Sort the documents, and turn queries to where they see each of them, and what is outside."""
-    documents, inside, width = task.documents, task.inside, task.width
-    pieces, lengths = whole(task.pieces, (task.count, 3)), whole(task.lengths, (documents,))
-    weight = floats(task.weight, (task.heads, task.rows, documents))
-    table = floats(task.table, (task.positions, 2 * width))
-    starts = np.empty(documents, np.int64)
+    """Rank the set, and turn queries to where they see each of its spans, and the others."""
+    spans = task.spans
+    table = floats(task.table, (task.positions, 2 * task.width))
+    fixed = whole(task.fixed, (task.fixed_count, FIXED))
+    starts = np.empty(spans, np.int64)
     first, last = share(task.heads * task.rows)
     for part in range(first, last):
         head, row = part // task.rows, part % task.rows
-        highest, own, summed = greatest(most[row, head, :inside]), weight[head, row], FLOAT(0)
-        clear(own)
-        for piece in range(inside):
-            factor = exp2((most[row, head, piece] - highest) * LOG2_E)
-            own[pieces[piece, 0]] += factor * shares[row, head, piece]
-            summed += factor * shares[row, head, piece]
-        for document in range(documents):
-            own[document] /= summed * lengths[document]
-        starts_of(own, lengths, task.end, starts)
-        position, vector, other = task.start + row, asked[row, head], partner[row, head]
-        for document in range(documents):
-            phases = table[position - starts[document]]
-            turn(vector, other, phases, turned[row, document, head])
-        turn(vector, other, table[position], turned[row, documents, head])
+        vector, other = asked[row, head], partner[row, head]
+        if spans > 0:
+            rank(task, row, head, most, shares, starts)
+        for span in range(spans):
+            phases = table[task.start + row - starts[span]]
+            turn(vector, other, phases, turned[row, span, head])
+        for span in range(task.fixed_count):
+            phases = table[fixed[span, ROWS_FROM + ROW * row]]
+            turn(vector, other, phases, turned[row, spans + span, head])
+
+
+@loop
+def read_piece(
+    keys: Array, values: Array, queries: Array, scores: Array, most: Array, shares: Array, read: Array
+) -> None:
+    """Read some tokens by the query heads of a group: greatest score, sum of weights, values.
+
+    keys, values  [kv, dim]
+    queries       [group, dim]
+    most, shares  [group]
+    read          [group, dim]
+    """
+    score(queries, keys, scores)
+    for each in range(len(queries)):
+        own = scores[each, : len(keys)]
+        most[each] = greatest(own)
+        shares[each] = soften(own, most[each])
+    weigh(scores, values, read)
 
 
 @loop
 def read_pieces(task: Array, turned: Array, most: Array, shares: Array, read: Array) -> None:
-    """Read every piece, the documents' from where they appear."""
+    """Read every piece: the set's from where its spans appear, then the other spans'."""
     kv_heads, dim, count = task.kv_heads, task.dim, task.count
     framed = floats(task.framed, (kv_heads, task.slots, dim))
-    values = floats(task.values, (kv_heads, task.slots, dim))
-    outside_keys = floats(task.outside_keys, (kv_heads, task.room, dim))
-    outside_values = floats(task.outside_values, (kv_heads, task.room, dim))
-    pieces, group = whole(task.pieces, (count, 3)), task.heads // kv_heads
+    held = floats(task.values, (kv_heads, task.slots, dim))
+    fixed = whole(task.fixed, (task.fixed_count, FIXED))
+    pieces, group = whole(task.pieces, (task.inside, 3)), task.heads // kv_heads
     scores = np.empty((group, PIECE), FLOAT)
     first, last = share(kv_heads * count)
     for part in range(first, last):
         kv_head, piece = part // count, part % count
-        document, slot, slots = pieces[piece, 0], pieces[piece, 1], pieces[piece, 2]
-        keys, held, one = framed[kv_head], values[kv_head], kv_head * group
-        if document < 0:
-            document = task.documents
-            keys, held = outside_keys[kv_head], outside_values[kv_head]
+        one, end = kv_head * group, kv_head * group + group
+        if piece < task.inside:
+            slot, stop = pieces[piece, 1], pieces[piece, 1] + pieces[piece, 2]
+            for row in range(task.rows):
+                read_piece(
+                    framed[kv_head, slot:stop], held[kv_head, slot:stop],
+                    turned[row, pieces[piece, 0], one:end], scores,
+                    most[row, one:end, piece], shares[row, one:end, piece],
+                    read[row, piece, one:end],
+                )  # fmt: skip
+            continue
+        span, slot = 0, (piece - task.inside) * PIECE
+        while slot >= fixed[span, HELD]:
+            slot -= (fixed[span, HELD] + PIECE - 1) // PIECE * PIECE
+            span += 1
+        own = fixed[span]
+        shape, begin = (kv_heads, own[ROOM], dim), own[BEGIN]
+        keys, values = floats(own[KEYS_AT], shape), floats(own[VALUES_AT], shape)
         for row in range(task.rows):
-            seen = slots if piece < task.inside else min(slots, task.before + row + 1 - slot)
-            if seen <= 0:
-                for head in range(one, one + group):
+            low = max(slot, own[ROWS_FROM + ROW * row + 1])
+            high = min(slot + PIECE, own[ROWS_FROM + ROW * row + 2])
+            if low >= high:
+                for head in range(one, end):
                     most[row, head, piece] = -np.inf
                 continue
-            score(turned[row, document, one : one + group], keys[slot : slot + seen], scores)
-            for each in range(group):
-                own, head = scores[each, :seen], one + each
-                most[row, head, piece] = greatest(own)
-                shares[row, head, piece] = soften(own, most[row, head, piece])
-            weigh(scores, held[slot : slot + seen], read[row, piece, one : one + group])
+            read_piece(
+                keys[kv_head, begin + low : begin + high],
+                values[kv_head, begin + low : begin + high],
+                turned[row, task.spans + span, one:end], scores,
+                most[row, one:end, piece], shares[row, one:end, piece],
+                read[row, piece, one:end],
+            )  # fmt: skip
 
 
 @loop
@@ -363,22 +430,24 @@ def merge(task: Array, most: Array, shares: Array, read: Array) -> None:
 
 
 @kernel
-def read_suffix(address: Array) -> None:
-    """Cache a few suffix tokens, and write what they read (PINE, section 3.3)."""
-    task = carray(address, 1, SUFFIX)[0]
+def read_few(address: Array) -> None:
+    """Cache what is new, and write what a few rows read."""
+    task = carray(address, 1, FEW)[0]
     rows, heads, count, dim = task.rows, task.heads, task.count, task.dim
     asked, place = laid(task.scratch, (rows, heads, dim))
     partner, place = laid(place, (rows, heads, task.width))
     most, place = laid(place, (rows, heads, count))  # the greatest score in each piece,
     shares, place = laid(place, (rows, heads, count))  # the sum of its weights over that one's,
     read, place = laid(place, (rows, count, heads, dim))  # and of its values by those weights
-    turned, place = laid(place, (rows, task.documents + 1, heads, dim))
+    turned, place = laid(place, (rows, task.spans + task.fixed_count, heads, dim))
     if thread_number() == 0:
         ask(task, asked, partner)
+        write(task)
     meet()
-    look(task, asked, most, shares)
-    meet()
-    place_documents(task, asked, partner, most, shares, turned)
+    if task.inside > 0:
+        look(task, asked, most, shares)
+        meet()
+    turn_queries(task, asked, partner, most, shares, turned)
     meet()
     read_pieces(task, turned, most, shares, read)
     meet()
@@ -386,19 +455,19 @@ def read_suffix(address: Array) -> None:
 
 
 class ImportanceTask(Task):
-    """Scores without positions of some rows of consecutive query documents.
+    """Scores without positions of some rows of consecutive asking spans.
 
     product  [heads, asking, rows, slots]
-    begins   [documents + 1] first slot of each document
-    lengths  [documents] tokens
-    weight   [heads, asking, documents]; added to, but for the query documents' own
-    own      the first query document
-    first    the index, in their documents, of the first rows
+    begins   [spans + 1] first slot of each span
+    lengths  [spans] tokens
+    weight   [heads, asking, spans]; added to, but for the asking spans' own
+    own      the first asking span
+    first    the index, in their spans, of the first rows
     """
 
     _fields_ = (
         *integers("product", "begins", "lengths", "weight"),
-        *integers("heads", "asking", "rows", "slots", "documents", "own", "first"),
+        *integers("heads", "asking", "rows", "slots", "spans", "own", "first"),
     )
 
 
@@ -407,13 +476,13 @@ IMPORTANCE = np.dtype(ImportanceTask)
 
 @kernel
 def importance(address: Array) -> None:
-    """Add the importance of documents to rows of query documents (PINE, section 3.3)."""
+    """Add the importance of spans to rows of asking spans (PINE, section 3.3)."""
     task = carray(address, 1, IMPORTANCE)[0]
-    asking, documents = task.asking, task.documents
+    asking, spans = task.asking, task.spans
     product = floats(task.product, (task.heads, asking, task.rows, task.slots))
-    weight = floats(task.weight, (task.heads, asking, documents))
-    begins, lengths = whole(task.begins, (documents + 1,)), whole(task.lengths, (documents,))
-    summed, shares = np.empty(documents, FLOAT), np.empty(documents, FLOAT)
+    weight = floats(task.weight, (task.heads, asking, spans))
+    begins, lengths = whole(task.begins, (spans + 1,)), whole(task.lengths, (spans,))
+    summed, shares = np.empty(spans, FLOAT), np.empty(spans, FLOAT)
     first, last = share(task.heads * asking)
     for part in range(first, last):
         head, place = part // asking, part % asking
@@ -422,32 +491,32 @@ def importance(address: Array) -> None:
         for row in range(min(task.rows, lengths[own] - task.first)):
             scores = product[head, place, row]
             most = FLOAT(-np.inf)
-            for document in range(documents):
-                begin = begins[document]
-                if document != own:
-                    most = max(most, greatest(scores[begin : begin + lengths[document]]))
+            for span in range(spans):
+                begin = begins[span]
+                if span != own:
+                    most = max(most, greatest(scores[begin : begin + lengths[span]]))
             all_shares = FLOAT(0)
-            for document in range(documents):
-                begin = begins[document]
-                if document != own:
-                    shares[document] = total(scores[begin : begin + lengths[document]], most)
-                    all_shares += shares[document]
-            for document in range(documents):
-                if document != own:
-                    summed[document] += shares[document] / all_shares
-        for document in range(documents):
-            weight[head, place, document] += summed[document] / lengths[document]
+            for span in range(spans):
+                begin = begins[span]
+                if span != own:
+                    shares[span] = total(scores[begin : begin + lengths[span]], most)
+                    all_shares += shares[span]
+            for span in range(spans):
+                if span != own:
+                    summed[span] += shares[span] / all_shares
+        for span in range(spans):
+            weight[head, place, span] += summed[span] / lengths[span]
 
 
 class WeightsTask(Task):
-    """Scores of some rows of query documents with all that they may see.
+    """Scores of some rows of asking spans with all that they may see.
 
     product  [heads, asking, rows, slots]; scores, then weights that `factor` makes a softmax
     factor   [heads, asking, rows] one over the sum of the weights; written
-    own      [asking, 2] where the query document's slots begin, and end; rows see their own
-             document up to themselves
+    own      [asking, 2] where the asking span's slots begin, and end; rows see their own span up
+             to themselves
     gaps     [gap_count, 2] where padding begins, and ends
-    first    the index, in their documents, of the first rows
+    first    the index, in their spans, of the first rows
     """
 
     _fields_ = (
@@ -461,7 +530,7 @@ WEIGHTS = np.dtype(WeightsTask)
 
 @kernel
 def weights(address: Array) -> None:
-    """Turn scores of query documents into weights."""
+    """Turn scores of asking spans into weights."""
     task = carray(address, 1, WEIGHTS)[0]
     asking, rows = task.asking, task.rows
     product = floats(task.product, (task.heads, asking, rows, task.slots))
@@ -479,22 +548,22 @@ def weights(address: Array) -> None:
 
 
 class KeysTask(Task):
-    """Keys of the prefix and of the documents, to be laid out for some query documents.
+    """Keys that stand where they are and keys of a set, to be laid out for some asking spans.
 
-    prefix   [kv_heads, before, dim]
+    fixed    [kv_heads, before, dim]
     framed   [kv_heads, slots, dim]
     partner  [kv_heads, slots, width] what each dimension turns with
     table    [positions, 2 * width]
-    appears  [heads, asking, documents] position of each document's first token
-    begins   [documents + 1] first slot of each document
-    targets  [documents] where that is among the keys
+    appears  [heads, asking, spans] position of each span's first token
+    begins   [spans + 1] first slot of each span
+    targets  [spans] where that is among the keys
     keys     [heads, asking, before + slots, dim]; written
     """
 
     _fields_ = (
-        *integers("prefix", "framed", "partner", "table", "appears", "begins", "targets", "keys"),
+        *integers("fixed", "framed", "partner", "table", "appears", "begins", "targets", "keys"),
         *integers("heads", "kv_heads", "asking", "before", "slots", "dim", "width"),
-        *integers("documents", "positions"),
+        *integers("spans", "positions"),
     )
 
 
@@ -503,27 +572,27 @@ KEYS = np.dtype(KeysTask)
 
 @kernel
 def turn_keys(address: Array) -> None:
-    """Write keys where they appear for each query document."""
+    """Write keys where they appear for each asking span."""
     task = carray(address, 1, KEYS)[0]
-    asking, documents, before = task.asking, task.documents, task.before
+    asking, spans, before = task.asking, task.spans, task.before
     slots, dim = task.slots, task.dim
-    prefix = floats(task.prefix, (task.kv_heads, before, dim))
+    fixed = floats(task.fixed, (task.kv_heads, before, dim))
     framed = floats(task.framed, (task.kv_heads, slots, dim))
     partner = floats(task.partner, (task.kv_heads, slots, task.width))
     table = floats(task.table, (task.positions, 2 * task.width))
-    appears = whole(task.appears, (task.heads, asking, documents))
-    begins = whole(task.begins, (documents + 1,))
-    targets = whole(task.targets, (documents,))
+    appears = whole(task.appears, (task.heads, asking, spans))
+    begins = whole(task.begins, (spans + 1,))
+    targets = whole(task.targets, (spans,))
     keys = floats(task.keys, (task.heads, asking, before + slots, dim))
-    first, last = share(task.heads * asking * documents)
+    first, last = share(task.heads * asking * spans)
     for part in range(first, last):
-        document, place = part % documents, part // documents % asking
-        head = part // documents // asking
+        span, place = part % spans, part // spans % asking
+        head = part // spans // asking
         kv_head, made = head // (task.heads // task.kv_heads), keys[head, place]
-        if document == 0:
+        if span == 0:
             for i in range(before):
-                copy(prefix[kv_head, i], made[i])
-        phases = table[appears[head, place, document]]
-        shift = targets[document] - begins[document]
-        for slot in range(begins[document], begins[document + 1]):
+                copy(fixed[kv_head, i], made[i])
+        phases = table[appears[head, place, span]]
+        shift = targets[span] - begins[span]
+        for slot in range(begins[span], begins[span + 1]):
             turn(framed[kv_head, slot], partner[kv_head, slot], phases, made[slot + shift])

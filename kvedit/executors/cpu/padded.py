@@ -1,7 +1,7 @@
 """Prompts of several sequences in one padded form, with all that does not depend on the layer.
 
-Every prompt gets the same room: its documents, each as long as the longest of all, its suffix, and
-last its prefix, so that the rows that see documents moved about stand next to each other.
+Every prompt gets the same room: the spans of its ranked set, each as long as the longest of all,
+its suffix, and last its prefix, so that the rows that see spans moved about stand side by side.
 """
 
 from __future__ import annotations
@@ -13,37 +13,98 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from pine.pages import PAGE_COST
-from pine.segments import Segments
+from kvedit.executors.cpu import joint
+from kvedit.pages import PAGE_COST
+from kvedit.sight import Ranked, Rows, Sight
+from kvedit.spans import Span
+from kvedit.visibility import causal
 
 HIDDEN = torch.finfo(torch.float32).min  # added to a score; finite, so that a row of it is no NaN
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
-    """How much of everything there is place for, in one prompt.
+class Prompt:
+    """A prompt around a ranked set, of which nothing is cached; all in tokens.
 
-    documents  how many
+    prefix   before the set, seen by everybody
+    lengths  of the set's spans
+    suffix   behind it; each row ranks for itself
+    """
+
+    prefix: int
+    lengths: tuple[int, ...]
+    suffix: int
+
+    @property
+    def end(self) -> int:
+        """Return the position of the first suffix token."""
+        return self.prefix + sum(self.lengths)
+
+    @classmethod
+    def of(cls, rows: Sequence[Rows]) -> Prompt | None:
+        """Return the prompt that rows are, or None if they are anything else."""
+        inside = [each for each in rows if _joint(each)]
+        if not inside or not joint.fits(inside):
+            return None
+        asked, first = joint.ranked(inside[0]), rows.index(inside[0])
+        before, after = rows[:first], rows[first + len(inside) :]
+        made = cls(_count(before), asked.spans.pages.sizes, _count(after))
+        prefix, suffix = _span(before, 0), _span(after, made.end)
+        seen = [[*prefix]] * len(inside) + [[*prefix, *suffix]] * bool(after)
+        own = len(prefix) == len(before) and len(suffix) == len(after)
+        alone = own and [_spans(each) for each in rows[first:]] == seen
+        return made if alone and asked.spans.fresh and asked.end == made.end else None
+
+
+def _joint(rows: Rows) -> bool:
+    """Return whether rows rank a set for all of them."""
+    return any(isinstance(each, Ranked) and each.own is not None for each in rows.sights)
+
+
+def _count(rows: Sequence[Rows]) -> int:
+    return sum(each.count for each in rows)
+
+
+def _spans(rows: Rows) -> list[Span]:
+    return [sight.span for sight in rows.sights if isinstance(sight, Sight)]
+
+
+def _span(rows: Sequence[Rows], start: int) -> list[Span]:
+    """Return the one span that rows are all the tokens of, standing at `start`, or nothing."""
+    if len(rows) != 1 or rows[0].place != start:
+        return []
+    own = [sight for sight in rows[0].sights if isinstance(sight, Sight)][-1:]
+    return [
+        sight.span
+        for sight in own
+        if sight.visible is causal and sight.start == start and sight.span.held == rows[0].count
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How much of everything there is room for, in one prompt.
+
+    spans      of the set, how many
     longest    tokens of each of them
     suffix     tokens
     prefix     tokens
     """
 
-    documents: int
+    spans: int
     longest: int
     suffix: int
     prefix: int
 
     @classmethod
-    def of(cls, segments: Segments) -> Room:
+    def of(cls, prompt: Prompt) -> Room:
         """Return the room that a prompt needs."""
-        lengths = segments.lengths
-        return cls(len(lengths), max(lengths), len(segments.suffix), len(segments.prefix))
+        return cls(len(prompt.lengths), max(prompt.lengths), prompt.suffix, prompt.prefix)
 
     def beside(self, other: Room) -> Room:
         """Return the room that suits two."""
         return Room(
-            max(self.documents, other.documents),
+            max(self.spans, other.spans),
             max(self.longest, other.longest),
             max(self.suffix, other.suffix),
             max(self.prefix, other.prefix),
@@ -51,18 +112,18 @@ class Room:
 
     @property
     def inside(self) -> int:
-        """Return the slots of the documents."""
-        return self.documents * self.longest
+        """Return the slots of the spans."""
+        return self.spans * self.longest
 
     @property
     def rows(self) -> int:
-        """Return the slots of documents and suffix."""
+        """Return the slots of spans and suffix."""
         return self.inside + self.suffix
 
     @property
     def askers(self) -> int:
-        """Return how many sort the documents: each document, each suffix token."""
-        return self.documents + self.suffix
+        """Return how many sort the spans: each span, each suffix token."""
+        return self.spans + self.suffix
 
     @property
     def slots(self) -> int:
@@ -72,14 +133,14 @@ class Room:
     @property
     def work(self) -> int:
         """Return how many scores this takes, a turn of a query counted as some."""
-        return self.rows * (self.slots + PAGE_COST * self.documents) + self.prefix**2
+        return self.rows * (self.slots + PAGE_COST * self.spans) + self.prefix**2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Slots:
     """What all prompts of one room share.
 
-    span   [slots] int64, the document of each slot, then one number for suffix, one for prefix
+    span   [slots] int64, the span of each slot, then one number for suffix, one for prefix
     index  [slots] int64, the token's place in its span
     seen   [rows, slots] bool, where a row sees a slot that is no padding
     """
@@ -91,13 +152,13 @@ class _Slots:
     @classmethod
     def of(cls, room: Room, device: torch.device) -> _Slots:
         """Number the slots of a room."""
-        sizes = [room.longest] * room.documents + [room.suffix, room.prefix]
+        sizes = [room.longest] * room.spans + [room.suffix, room.prefix]
         counts = torch.tensor(sizes, device=device)
         spans = torch.arange(len(sizes), device=device)
         span = spans.repeat_interleave(counts, output_size=room.slots)
         index = torch.arange(room.slots, device=device) - (counts.cumsum(0) - counts)[span]
         seen = (span[: room.rows, None] != span) | (index[: room.rows, None] >= index)
-        seen[: room.inside, room.inside : room.rows] = False  # no document sees the suffix
+        seen[: room.inside, room.inside : room.rows] = False  # no span sees the suffix
         return cls(span, index, seen)
 
 
@@ -105,23 +166,23 @@ class _Slots:
 class Padded:
     """Prompts side by side, and where their tokens stand on the axis that all share.
 
-    Axes: members; slots of a `Room`; rows, the slots of documents and suffix; inside, the slots of
-    documents; askers, who sorts documents: each document for all its tokens, each suffix token.
+    Axes: members; slots of a `Room`; rows, the slots of spans and suffix; inside, the slots of
+    spans; askers, who sorts spans: each span for all its tokens, each suffix token.
 
     room      what each member has place for
     token     [members, slots] int64, place on the shared axis; padding repeats the first
     real      [members, slots] bool
     frame     [members, slots] int64, position of a key in its own span's frame
-    position  [members, slots] int64, position of a query, its document being nearest
-    lengths   [members, documents] int64, 0 where a member has fewer documents
-    shares    [members, documents] one over them
+    position  [members, slots] int64, position of a query, its span being nearest
+    lengths   [members, spans] int64, 0 where a member has fewer spans
+    shares    [members, spans] one over them
     end       [members] int64, position of the first suffix token
     asker     [rows] int64
-    nearest   [askers, documents] inf for the asking document itself, else 0
+    nearest   [askers, spans] inf for the asking span itself, else 0
     rivals    [members, rows, inside] 0, or `HIDDEN` where a slot does not compete for a row
     hidden    [members, rows, slots] 0, or `HIDDEN` where a row does not see a slot
     later     [prefix, prefix] 0, or `HIDDEN` where a token comes after a row
-    sorts     whether documents have more than one other to sort
+    sorts     whether spans have more than one other to sort
     reach     all positions lie below
     """
 
@@ -142,7 +203,7 @@ class Padded:
     reach: int
 
     @classmethod
-    def of(cls, prompts: Sequence[Segments], first: Sequence[int], device: torch.device) -> Padded:
+    def of(cls, prompts: Sequence[Prompt], first: Sequence[int], device: torch.device) -> Padded:
         """Lay prompts out.
 
         first  the place of each one's first token on the shared axis
@@ -151,17 +212,17 @@ class Padded:
         slots = _Slots.of(room, device)
         counts = torch.tensor([_counts(room, *each) for each in zip(prompts, first, strict=True)])
         start, prefix, suffix, lengths = counts.to(device).split_with_sizes(
-            [1, 1, 1, room.documents], 1
+            [1, 1, 1, room.spans], 1
         )
         end, zero, none = prefix + lengths.sum(1, keepdim=True), start * 0, lengths * 0
         held = prefix + lengths.cumsum(1) - lengths
 
-        def by_slot(documents: Tensor, suffix: Tensor, prefix: Tensor) -> Tensor:
-            return torch.cat((documents, suffix, prefix), 1)[:, slots.span]
+        def by_slot(inside: Tensor, suffix: Tensor, prefix: Tensor) -> Tensor:
+            return torch.cat((inside, suffix, prefix), 1)[:, slots.span]
 
         real = slots.index < by_slot(lengths, suffix, prefix)
         seen = slots.seen & real[:, None]
-        span, own = slots.span, torch.eye(room.askers, room.documents, device=device).bool()
+        span, own = slots.span, torch.eye(room.askers, room.spans, device=device).bool()
         others = span[: room.rows, None] != span[: room.inside]
         return cls(
             room,
@@ -172,22 +233,22 @@ class Padded:
             lengths=lengths,
             shares=1 / lengths.clamp(min=1),
             end=end[:, 0],
-            asker=torch.where(span < room.documents, span, room.documents + slots.index)[
+            asker=torch.where(span < room.spans, span, room.spans + slots.index)[
                 : room.rows
             ],
             nearest=torch.zeros(own.shape, device=device).masked_fill_(own, torch.inf),
             rivals=_added(seen[..., : room.inside] & others),
             hidden=_added(seen),
             later=_added(torch.ones((room.prefix,) * 2, device=device).bool().tril()),
-            sorts=any(len(each.documents) > 2 for each in prompts),
+            sorts=any(len(each.lengths) > 2 for each in prompts),
             reach=max(each.end for each in prompts) + max(room.longest, room.suffix),
         )
 
 
-def _counts(room: Room, prompt: Segments, first: int) -> list[int]:
-    """Return where a prompt begins, and its tokens: prefix, suffix, each document."""
-    lengths = prompt.lengths + (0,) * (room.documents - len(prompt.lengths))
-    return [first, len(prompt.prefix), len(prompt.suffix), *lengths]
+def _counts(room: Room, prompt: Prompt, first: int) -> list[int]:
+    """Return where a prompt begins, and its tokens: prefix, suffix, each span."""
+    lengths = prompt.lengths + (0,) * (room.spans - len(prompt.lengths))
+    return [first, prompt.prefix, prompt.suffix, *lengths]
 
 
 def _added(visible: Tensor) -> Tensor:

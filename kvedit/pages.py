@@ -1,7 +1,7 @@
-"""Documents of unequal length in pages of equal length, so that one product reads them all.
+"""Spans of unequal length in pages of equal length, so that one product reads them all.
 
-A page holds tokens of one document; a document fills one page or more, the last one perhaps partly.
-One turn of the query serves all pages of a document, since all its keys stand in one frame.
+A page holds tokens of one span; a span fills one page or more, the last one perhaps partly. One
+turn of the query serves all pages of a span, since all its keys stand in one frame.
 """
 
 from __future__ import annotations
@@ -13,24 +13,26 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-PAGE_LENGTHS = (16, 32, 64, 128, 256, 512)  # tokens; candidates beside the documents' own lengths
+PAGE_LENGTHS = (16, 32, 64, 128, 256, 512)  # tokens; candidates beside the spans' own lengths
 PAGE_COST = 8  # what one more page costs, in tokens read
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Pages:
-    """The layout of a set of documents; slots = pages * length.
+    """How some spans lie in pages, for all layers; slots = pages * length.
 
     length    tokens per page
-    lengths   [documents] int64, tokens
-    owner     [pages] int64, the document of each page, ascending
-    place     [slots] int64, index of the token within its document; for padding, beyond its length
+    sizes     tokens of each span
+    lengths   [spans] int64, the same
+    owner     [pages] int64, the span of each page, ascending
+    place     [slots] int64, index of the token within its span; for padding, beyond its length
     filled    [slots] bool, or None if there is no padding
-    slot_of   [tokens] int64, the slot of each token of the concatenated documents
-    bounds    by document, its slots, padding included
+    slot_of   [tokens] int64, the slot of each token of the concatenated spans
+    bounds    by span, its slots, padding included
     """
 
     length: int
+    sizes: tuple[int, ...]
     lengths: Tensor
     owner: Tensor
     place: Tensor
@@ -40,12 +42,12 @@ class Pages:
 
     @classmethod
     def of(cls, lengths: Sequence[int], device: torch.device) -> Pages:
-        """Lay out documents of given lengths (tokens, at least 1 each)."""
+        """Lay out spans of given lengths (tokens, at least 1 each)."""
         page = page_length(lengths)
         sizes = torch.tensor(lengths, device=device)
         counts = (sizes + page - 1) // page
         owner = torch.arange(len(lengths), device=device).repeat_interleave(counts)
-        first = counts.cumsum(0) - counts  # first page of each document
+        first = counts.cumsum(0) - counts  # first page of each span
         step = torch.arange(len(owner), device=device) - first[owner]
         place = (step[:, None] * page + torch.arange(page, device=device)).flatten()
         filled = place < sizes[owner].repeat_interleave(page)
@@ -53,11 +55,11 @@ class Pages:
         ends = [0, *(counts.cumsum(0) * page).tolist()]
         bounds = tuple(slice(start, end) for start, end in pairwise(ends))
         padded = None if filled.all() else filled
-        return cls(page, sizes, owner, place, padded, slot_of, bounds)
+        return cls(page, tuple(lengths), sizes, owner, place, padded, slot_of, bounds)
 
     @property
     def one_page_each(self) -> bool:
-        """Return whether pages and documents are the same."""
+        """Return whether pages and spans are the same."""
         return len(self.owner) == len(self.lengths)
 
     @property
@@ -66,7 +68,7 @@ class Pages:
         return len(self.place)
 
     def lay(self, tokens: Tensor) -> Tensor:
-        """Put the concatenated documents' tokens into their slots; padding is zero.
+        """Put the concatenated spans' tokens into their slots; padding is zero.
 
         tokens   [batch, kv_heads, tokens, dim]
         returns  [batch, kv_heads, slots, dim], contiguous
@@ -76,11 +78,11 @@ class Pages:
         laid = tokens.new_zeros((*tokens.shape[:2], self.slots, tokens.shape[-1]))
         return laid.index_copy_(2, self.slot_of, tokens)
 
-    def per_document(self, weights: Tensor) -> Tensor:
-        """Sum over the slots of each document.
+    def per_span(self, weights: Tensor) -> Tensor:
+        """Sum over the slots of each span.
 
         weights  [..., slots], 0 at padding
-        returns  [..., documents]
+        returns  [..., spans]
         """
         sums = weights.view(*weights.shape[:-1], len(self.owner), self.length).sum(-1)
         if self.one_page_each:
@@ -89,12 +91,12 @@ class Pages:
         return totals.index_add_(-1, self.owner, sums)
 
     def per_page(self, values: Tensor) -> Tensor:
-        """Give each page what its document has: [..., documents] -> [..., pages]."""
+        """Give each page what its span has: [..., spans] -> [..., pages]."""
         return values if self.one_page_each else values.index_select(-1, self.owner)
 
 
 def page_length(lengths: Sequence[int]) -> int:
-    """Return the page length that wastes least; equal documents fill one page each."""
+    """Return the page length that wastes least; equal spans fill one page each."""
 
     def cost(page: int) -> int:
         pages = sum(-(-length // page) for length in lengths)

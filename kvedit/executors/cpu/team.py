@@ -18,7 +18,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from pine.cpu import openmp
+from kvedit.executors.cpu import openmp
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

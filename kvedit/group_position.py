@@ -1,0 +1,81 @@
+"""Group positions (arXiv 2505.16983): source and target count their own positions, so that one
+grows while the other is written, and nothing is read again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kvedit.reading import Layer, LayerKind, whole_text
+from kvedit.sight import Rows, Sight
+from kvedit.spans import Span
+from kvedit.visibility import Visibility, causal, everything, first
+
+
+class GroupPositionReading:
+    """Two spans: the source sees itself; the target sees what was read of it, and itself.
+
+    offset  position of the first target token, as the source counts
+    seen    by target token, how many source tokens it sees; behind the list: all that were read
+
+    Which group the tokens of a forward belong to is said before it (`feed`); else to the target.
+    """
+
+    def __init__(self, offset: int, seen: Sequence[int] = ()) -> None:
+        self._offset, self._seen = offset, tuple(seen)
+        self._source = 0  # tokens of the next forward that belong to the source: its first ones
+        self._spans: dict[int, tuple[Span, Span]] = {}
+
+    def feed(self, source: int) -> None:
+        """Say how many source tokens the next forward begins with; the others are the target's."""
+        self._source = source
+
+    def retract(self, count: int) -> None:
+        """Forget the last target tokens: the one before a boundary is fed again behind it."""
+        for _, target in self._spans.values():
+            target.retract(count)
+
+    def suits(self, layers: Sequence[LayerKind]) -> str | None:
+        """Return why a model cannot be read so: every layer must see the whole text."""
+        return whole_text(layers)
+
+    def borders(self, length: int) -> tuple[int, ...]:
+        """Return one forward of everything."""
+        return (0,)
+
+    def rows(self, layer: Layer, key: Tensor, value: Tensor) -> Sequence[Rows]:
+        """Append to both groups; the source never looks at the target."""
+        if layer.index not in self._spans:
+            self._spans[layer.index] = Span(layer.geometry), Span(layer.geometry)
+        source, target = self._spans[layer.index]
+        read, written, split = source.length, target.length, self._source
+        source.append(key[:, :, :split], value[:, :, :split])
+        target.append(key[:, :, split:], value[:, :, split:])
+        own = Sight(source, visible=causal)
+        sights = [Sight(target, self._offset, causal)]
+        if source.length and (seen := self._seeing(source, written, target.length)) is not None:
+            sights.insert(0, Sight(source, visible=seen))
+        rows = (
+            Rows(slice(0, split), read, (own,)),
+            Rows(slice(split, key.shape[2]), self._offset + written, tuple(sights)),
+        )
+        return [each for each in rows if each.count]
+
+    def report(self) -> Mapping[str, Any]:
+        """Return how many tokens each group has."""
+        source, target = next(iter(self._spans.values()), (Span(None), Span(None)))
+        return {"group-positions": {"source": source.length, "target": target.length}}
+
+    def _seeing(self, source: Span, written: int, length: int) -> Visibility | None:
+        """Return which source tokens the target's from `written` to before `length` see."""
+        listed = self._seen[written:length]
+        if not listed:
+            return everything
+        counts = [*listed, *[source.length] * (length - written - len(listed))]
+        if not any(counts):
+            return None
+        return first(counts[0] if len(set(counts)) == 1 else torch.tensor(counts))

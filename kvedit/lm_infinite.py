@@ -1,0 +1,63 @@
+"""LM-Infinite (Han et al., arXiv 2308.16137): the recent tokens where they are, the first ones
+always at one distance, and nothing between; so a text has no end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from kvedit.plain import PlainReading
+from kvedit.reading import Layer, LayerKind, unreadable
+from kvedit.sight import Rows, Sight
+from kvedit.spans import Span
+from kvedit.visibility import beyond, causal, within
+
+
+class LmInfiniteReading:
+    """A ring of recent tokens, and first tokens that appear at a constant distance (section 3).
+
+    first   tokens at the beginning that are always seen
+    window  tokens that are seen where they are: the model's trained length
+    cap     distance at which the first tokens appear once they have left the window
+    chunk   tokens of a prompt that are read in one forward
+
+    Layers that are windows already are left as they are.
+    """
+
+    def __init__(self, first: int, window: int, cap: int, chunk: int = 512) -> None:
+        self._first, self._window, self._cap, self._chunk = first, window, cap, chunk
+        self._spans: dict[int, tuple[Span, Span]] = {}  # first tokens, raw; and the ring
+        self._narrow = PlainReading()
+
+    def suits(self, layers: Sequence[LayerKind]) -> str | None:
+        """Return why a model cannot be read so: no more than what the gate says of a layer."""
+        return unreadable(layers)
+
+    def borders(self, length: int) -> tuple[int, ...]:
+        """Cut a prompt into chunks, so that memory is bounded by the window."""
+        return tuple(range(0, length, self._chunk))
+
+    def rows(self, layer: Layer, key: Tensor, value: Tensor) -> Sequence[Rows]:
+        """Append to the ring, which drops what nobody sees any more."""
+        if layer.window is not None:
+            return self._narrow.rows(layer, key, value)
+        if layer.index not in self._spans:
+            self._spans[layer.index] = Span(None), Span(layer.geometry)
+        first, ring = self._spans[layer.index]
+        place, new = ring.length, slice(0, max(self._first - ring.length, 0))
+        ring.drop(max(ring.held - self._window + 1, 0))
+        first.append(key[:, :, new], value[:, :, new])
+        ring.append(key, value)
+        sights = [Sight(ring, visible=causal & within(self._window))]
+        if ring.length > self._window and first.held:
+            sights.append(Sight(first, away=self._cap, visible=beyond(self._window)))
+        return (Rows(slice(0, key.shape[2]), place, tuple(sights)),)
+
+    def report(self) -> Mapping[str, Any]:
+        """Return how many tokens are out of sight."""
+        seen = next(((first, ring) for first, ring in self._spans.values()), None)
+        hidden = 0 if seen is None else max(seen[1].length - self._window - seen[0].held, 0)
+        return {"lm-infinite": {"out_of_sight": hidden}}
