@@ -9,7 +9,8 @@ import torch
 
 from kvedit.plain import Plain
 from pine.reading import Pine
-from server.job import ChatPrompt, Job, Message, Part, Sampling, TextPrompt, TokenPrompt
+from server.job import Job, Sampling
+from server.prompt import ChatPrompt, Message, Part, TextPrompt, TokenPrompt
 
 QUESTION = Part("Who is red?")
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from server.engines.hf.scores import Scorer, log_probabilities
-from server.job import TokenPrompt
+from server.prompt import TokenPrompt
 from server.text.vocabulary import Vocabulary
 
 

@@ -10,8 +10,9 @@ from ballots import judging
 from server.engines.base import Ability
 from server.engines.scripted import Scripted, slot_lover
 from server.errors import PlanError
-from server.job import ChatPrompt, Job, Message, Part, Sampling, TextPrompt, TokenPrompt
+from server.job import Job, Sampling
 from server.pipeline import MOST_STAGES, Plan, plan
+from server.prompt import ChatPrompt, Message, Part, TextPrompt, TokenPrompt
 from server.stages.pine import Pine
 from server.stages.swap import Swap
 

@@ -8,7 +8,7 @@ from transformers import ByT5Tokenizer
 
 from pine.reading import Pine
 from server.errors import PlanError
-from server.job import TextPrompt
+from server.prompt import TextPrompt
 from server.text.grammar import Grammars
 
 SCHEMA = {

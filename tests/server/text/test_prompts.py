@@ -12,7 +12,8 @@ from kvedit.shelf import Shelf
 from pine.segments import Segments
 from server.engines.hf import HfEngine
 from server.errors import PlanError
-from server.job import ChatPrompt, Job, Message, Part, Sampling, TextPrompt, TokenPrompt
+from server.job import Job, Sampling
+from server.prompt import ChatPrompt, Message, Part, TextPrompt, TokenPrompt
 from server.text.prompts import Encoder
 from server.text.vocabulary import Vocabulary
 
