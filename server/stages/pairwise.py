@@ -14,6 +14,7 @@ from server.concurrency import together
 from server.job import Job, Reply
 from server.judge.ballot import Ballot
 from server.stages.base import Claim, Level, Need, Proceed, Stage, ballot_of
+from server.stages.swap import Swap
 
 if TYPE_CHECKING:
     from portia.bradley_terry import Estimate
@@ -29,7 +30,7 @@ class Pairwise(Stage):
     level: ClassVar[Level] = Level.RANKING
     needs: ClassVar[frozenset[Need]] = frozenset({"candidates"})
     claims: ClassVar[frozenset[Claim]] = frozenset()
-    both: ClassVar[bool] = True
+    implies: ClassVar[tuple[Stage, ...]] = (Swap(),)
 
     stage: Literal["pairwise"] = "pairwise"
 

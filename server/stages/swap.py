@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from server.concurrency import together
 from server.job import Job, Reply
 from server.judge.bias import learn
-from server.stages.base import Claim, Level, Need, Proceed, Stage, Way, ballot_of
+from server.stages.base import Claim, Level, Need, Proceed, RungStages, Stage, ballot_of
 
 
 class Swap(Stage):
@@ -29,9 +29,9 @@ class Swap(Stage):
         """Return the number of orders: one per candidate."""
         return len(job.ballot.candidates) if job.ballot else 1
 
-    def ways(self) -> tuple[Way, ...]:
+    def rungs(self) -> tuple[RungStages, ...]:
         """Return the plain prompt in every order: `swap` is part of every rung anyway."""
-        return (Way(self.stage, ()),)
+        return (RungStages(self.stage, ()),)
 
     async def run(self, job: Job, proceed: Proceed) -> Reply:
         """Proceed once per order, at the same time, and join the calls in canonical order.
