@@ -6,9 +6,9 @@ prompt number `prompt`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from portia.verdict import Verdict, Vote
 from server.chunk import Chunk
@@ -16,10 +16,9 @@ from server.judge.ballot import Ballot, Call
 from server.prompt import Prompt
 
 if TYPE_CHECKING:
-    from kvedit.reading import Reading
-    from kvedit.shelf import Shelf
-    from pine.segments import Segments
     from server.judge.calibration import Calibration
+
+Cut = Literal["whole", "set", "source-target"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +54,24 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadingSpec:
+    """A reading as data: what an engine builds it from, and part of every key of a cache.
+
+    numbers  by name; pairs, so that equal specs have equal hashes
+    cut      into what a prompt is cut for it: nothing; prefix, documents, suffix; source and target
+    """
+
+    name: str
+    numbers: tuple[tuple[str, float], ...] = ()
+    cut: Cut = "whole"
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """One request on its way to an engine.
 
     prompts        the batch
-    reader         makes the reading for one prompt from its segments and the engine's shelf of
-                   shared cache; None = the stock path
+    reading        how each prompt is read; None = as the model does it by itself
     ballot         set for a judge's job until it is rendered into `prompts`
     deterministic  compute it in shapes that do not depend on what else runs: the same bits under
                    any load, at the cost of sharing no forward with other requests
@@ -73,7 +84,7 @@ class Job:
     model: str
     sampling: Sampling
     prompts: tuple[Prompt, ...] = ()
-    reader: Callable[[Segments, Shelf], Reading] | None = None
+    reading: ReadingSpec | None = None
     ballot: Ballot | None = None
     deterministic: bool = False
     id: str = ""

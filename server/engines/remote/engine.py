@@ -111,7 +111,7 @@ class RemoteEngine:
             raise EngineError(
                 "engine must be open, got a job after it was closed; start another", status=503
             )
-        if job.reader is not None:
+        if job.reading is not None:
             raise PlanError(
                 "model must offer attention for a reading stage, got one that does not: "
                 f"{self._info.refusals['attention']}; leave the stage out",

@@ -4,9 +4,9 @@ import json
 
 import pytest
 from llguidance import LLMatcher
+from specs import PINE
 from transformers import ByT5Tokenizer
 
-from pine.reading import Pine
 from server.errors import PlanError
 from server.prompt import TextPrompt
 from server.text.grammar import Grammars
@@ -41,7 +41,7 @@ def test_without_the_grammar_the_model_says_something_else(ask):
 
 
 def test_a_reading_follows_it_too(ask, docs):
-    chunks = ask(TextPrompt(docs), reader=Pine, grammar=GRAMMAR, max_tokens=60)
+    chunks = ask(TextPrompt(docs), reading=PINE, grammar=GRAMMAR, max_tokens=60)
     assert json.loads(text(chunks))["winner"] in ("A", "B")
 
 

@@ -4,22 +4,16 @@ import asyncio
 from copy import deepcopy
 
 import pytest
+from specs import PINE
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from kvedit.plain import Plain
-from kvedit.shelf import Shelf
-from pine.segments import Segments
 from server.engines.hf import HfEngine
 from server.errors import PlanError
 from server.job import Job, Sampling
 from server.prompt import ChatPrompt, Message, Part, TextPrompt, TokenPrompt
 from server.text.prompts import Encoder
 from server.text.vocabulary import Vocabulary
-
-
-def reader(segments: Segments, shelf: Shelf) -> Plain:
-    return Plain()
 
 
 @pytest.fixture
@@ -79,12 +73,12 @@ def test_chat_needs_a_template(tokenizer, make_model):
     bare.chat_template = None
     encoder = Encoder(bare, Vocabulary(bare, len(bare)), 256)
     with pytest.raises(PlanError, match="chat template"):
-        encoder.encode(chat(Part("hi")), as_set=False)
+        encoder.encode(chat(Part("hi")))
 
 
 def test_tools_reach_the_template(encoder):
     prompt = ChatPrompt((Message("user", (Part("hi"),)),), tools=({"name": "search"},))
-    assert encoder.encode(prompt, as_set=False).text.endswith("<search>[assistant] ")
+    assert encoder.encode(prompt).text.endswith("<search>[assistant] ")
 
 
 @pytest.mark.parametrize(
@@ -106,12 +100,12 @@ def test_fill_in_the_middle_uses_the_models_own_tokens(encoder, tokenizer):
     before = tokenizer.encode("The ", add_special_tokens=False)
     after = tokenizer.encode(" fox", add_special_tokens=False)
     expected = (0, 2, *before, 3, *after, 4)
-    assert encoder.encode(prompt, as_set=False).ids == expected
+    assert encoder.encode(prompt).ids == expected
 
 
 def test_fill_in_the_middle_needs_such_tokens(pieces_free, ask):
     with pytest.raises(PlanError, match="fill-in-the-middle"):
-        pieces_free.encode(TextPrompt((Part("The "),), suffix=" fox"), as_set=False)
+        pieces_free.encode(TextPrompt((Part("The "),), suffix=" fox"))
 
 
 @pytest.fixture
@@ -129,7 +123,7 @@ def test_segments_are_the_rendered_prompt_cut_at_its_documents(encoder, tokenize
             Message("user", (Part("Read: "), *docs, Part("Who is red?"))),
         )
     )
-    segments = encoder.encode(prompt, as_set=True).segments
+    segments = encoder.encode(prompt, "set").segments
     special = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
     texts = [tokenizer.decode(document, **special) for document in segments.documents]
     assert [texts[segments.order.index(place)] for place in range(4)] == [d.text for d in docs]
@@ -139,14 +133,14 @@ def test_segments_are_the_rendered_prompt_cut_at_its_documents(encoder, tokenize
 
 
 def test_text_prompts_get_their_opening_token_on_the_prefix_alone(encoder, docs):
-    segments = encoder.encode(TextPrompt((*docs, Part("Who?"))), as_set=True).segments
+    segments = encoder.encode(TextPrompt((*docs, Part("Who?"))), "set").segments
     assert segments.prefix == (0,)
     assert 0 not in sum(segments.documents, segments.suffix)
 
 
 def test_segments_do_not_depend_on_the_callers_order(encoder, docs):
-    first = encoder.encode(TextPrompt((*docs, Part("Who?"))), as_set=True)
-    second = encoder.encode(TextPrompt((*docs[::-1], Part("Who?"))), as_set=True)
+    first = encoder.encode(TextPrompt((*docs, Part("Who?"))), "set")
+    second = encoder.encode(TextPrompt((*docs[::-1], Part("Who?"))), "set")
     assert (first.ids, first.text) == (second.ids, second.text)
     assert first.segments.order != second.segments.order
 
@@ -165,11 +159,11 @@ def test_segments_do_not_depend_on_the_callers_order(encoder, docs):
     ],
 )
 def test_a_reading_needs_text_with_one_set(ask, prompt, words):
-    assert words in refused(ask, prompt, reader=reader).message
+    assert words in refused(ask, prompt, reading=PINE).message
 
 
 def test_echoed_logprobs_need_the_plain_path(ask, docs):
-    error = refused(ask, TextPrompt(docs), reader=reader, echo=True, logprobs=1)
+    error = refused(ask, TextPrompt(docs), reading=PINE, echo=True, logprobs=1)
     assert "plain path" in error.message
 
 
@@ -184,7 +178,7 @@ def test_a_reading_needs_a_model_that_offers_attention(make_model, tokenizer):
     async def run():
         try:
             with pytest.raises(PlanError, match="dynamic"):
-                await engine.generate(Job("m", Sampling(), (prompt,), reader=reader))
+                await engine.generate(Job("m", Sampling(), (prompt,), reading=PINE))
         finally:
             await engine.close()
 
