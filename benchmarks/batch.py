@@ -28,11 +28,14 @@ from transformers import AutoTokenizer
 
 from benchmarks._harness import Row, arguments, medians, show, timed
 from benchmarks._llama import random_llama
-from pine.reading import Pine
 from pocket import WEIGHTS, data
 from server.engines.hf import HfEngine
-from server.job import Ballot, Candidate, ChatPrompt, Job, Message, Part, Reply, Sampling
-from server.pipeline import compose, plan
+from server.job import Job, Reply, Sampling
+from server.judge.ballot import Ballot, Candidate
+from server.judge.ladder import climb
+from server.pipeline import plan
+from server.prompt import ChatPrompt, Message, Part
+from server.stages.pine import Pine
 
 STREAMS = (1, 4, 8, 16)
 CALLS = 8  # judge calls at once
@@ -61,7 +64,7 @@ def stream(seed: int, tokens: int, pine: bool) -> Job:
     documents = [Part(f"{text}\n", group="documents") for text in asked.documents]
     prompt = ChatPrompt((Message("user", (*documents, Part(asked.question))),))
     sampling = Sampling(max_tokens=tokens, temperature=0, ignore_eos=True, logit_bias={WORD: 100.0})
-    return Job("batch", sampling, (prompt,), reader=Pine if pine else None)
+    return Job("batch", sampling, (prompt,), reading=Pine().reading if pine else None)
 
 
 def judge(seed: int) -> Job:
@@ -90,7 +93,7 @@ def decoding(streams: Sequence[list[float]]) -> float:
 async def call(engine: HfEngine, job: Job) -> Reply:
     """Run a judge's request through the pipeline, as the server does."""
     planned = plan([{"stage": "pine"}], engine=engine, job=job)
-    return await compose(planned, engine)(job)
+    return await climb(planned, engine)(job)
 
 
 async def in_turn(works: Sequence[Work]) -> list[Any]:

@@ -10,9 +10,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from server.errors import PlanError
-from server.job import Job, Reply
+from server.job import Job, ReadingSpec, Reply
 from server.stages.base import Claim, Level, Need, Proceed, Stage
-from server.stages.sets import cut, sets
+from server.text.delimiters import cut
 
 Delimiter = Annotated[str, Field(min_length=1, max_length=64)]
 
@@ -38,6 +38,11 @@ class Pine(Stage):
     delimiters: tuple[Delimiter, Delimiter] | None = None
     explain: bool = False
 
+    @property
+    def reading(self) -> ReadingSpec:
+        """Return the reading that the model reads with."""
+        return ReadingSpec(self.stage, (("explain", self.explain),), cut="set")
+
     def prepare(self, job: Job) -> Job:
         """Cut the documents out at the delimiters; make candidates a set, in canonical order.
 
@@ -48,8 +53,9 @@ class Pine(Stage):
             order = job.ballot.order or job.ballot.canonical()
             return job.but(ballot=replace(job.ballot, order=order, as_documents=True))
         if self.delimiters is not None:
-            job = job.but(prompts=tuple(cut(prompt, self.delimiters) for prompt in job.prompts))
-        most = max((len(sets(prompt)) for prompt in job.prompts), default=0)
+            cut_out = partial(cut, delimiters=self.delimiters, stage=self.stage)
+            job = job.but(prompts=tuple(map(cut_out, job.prompts)))
+        most = max((len(prompt.sets) for prompt in job.prompts), default=0)
         if most > 1:
             raise PlanError(
                 f"stage 'pine' must have one set of documents in a prompt, got {most}; put the "
@@ -68,9 +74,7 @@ class Pine(Stage):
 
     async def run(self, job: Job, proceed: Proceed) -> Reply:
         """Proceed once, read through PINE."""
-        from pine.reading import Pine as Reading  # brings torch, which planning does without
-
-        job = self.prepare(job).but(reader=partial(Reading, explain=self.explain))
+        job = self.prepare(job).but(reading=self.reading)
         reply = await proceed(job)
         if job.ballot is None:
             return reply

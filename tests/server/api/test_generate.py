@@ -7,9 +7,10 @@ from typing import Any
 import httpx
 import pytest
 
+from server.chunk import Chunk
 from server.engines.scripted import Answer, Scripted
 from server.errors import EngineError
-from server.job import Chunk, Job
+from server.job import Job
 
 Client = Callable[..., Awaitable[httpx.AsyncClient]]
 
@@ -126,7 +127,7 @@ async def test_the_stages_that_ran_are_shown(client: Client) -> None:
         said = events(reply)[-1] if "stream" in body else reply.json()
         assert said["evenhand"]["stages"] == [stage]
         assert said["model"] == "pocket"
-    assert all(job.reader is not None for job in engine.jobs)
+    assert all(job.reading is not None for job in engine.jobs)
 
 
 @pytest.mark.parametrize(

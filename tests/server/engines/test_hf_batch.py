@@ -8,12 +8,14 @@ from dataclasses import replace
 import pytest
 import torch
 from models import tiny_llama, tiny_qwen2
+from specs import PINE
 
 from kvedit.plain import Plain
-from pine.reading import Pine
+from server.chunk import Chunk
 from server.engines.hf import HfEngine
 from server.errors import EngineError, PlanError
-from server.job import Chunk, Job, Part, Sampling, TextPrompt
+from server.job import Job, Sampling
+from server.prompt import Part, TextPrompt
 
 TOKENS = 24
 GREEDY = Sampling(max_tokens=TOKENS, temperature=0, ignore_eos=True, logprobs=2)
@@ -28,7 +30,7 @@ def plain(text: str, sampling: Sampling = GREEDY, **changes: object) -> Job:
 def pine(*texts: str, sampling: Sampling = GREEDY, **changes: object) -> Job:
     documents = tuple(Part(text, group="d") for text in texts)
     prompt = TextPrompt((Part("Read: "), *documents, Part("Who?")))
-    return Job("tiny", sampling, (prompt,), reader=Pine, **changes)
+    return Job("tiny", sampling, (prompt,), reading=PINE, **changes)
 
 
 MIXED = [
@@ -159,7 +161,7 @@ async def test_patience_ends(make_engine, monkeypatch):
     assert len(scored(chunks)) == TOKENS
 
 
-async def test_one_that_leaves_or_fails_disturbs_nobody(make_engine, caplog):
+async def test_one_that_leaves_or_fails_disturbs_nobody(make_engine, caplog, through):
     class Broken(Plain):
         def read(self, layer, query, key, value):
             if query.shape[2] == 1 and layer.index == 1:
@@ -171,7 +173,7 @@ async def test_one_that_leaves_or_fails_disturbs_nobody(make_engine, caplog):
     widths = Widths(engine.model)
     left = await engine.generate(plain("fox", ENDLESS))
     bad = await engine.generate(
-        replace(pine("dog", "fox"), reader=lambda segments, shelf: Broken())
+        replace(pine("dog", "fox"), reading=through(lambda segments, shelf: Broken()))
     )
     streams = [await engine.generate(job) for job in MIXED]
     widths.go.set()
@@ -309,11 +311,18 @@ class Cut(Plain):
         return self._borders
 
 
-def cut(reading: Plain, **changes: object) -> Job:
-    return pine(PROMPTS[1], PROMPTS[2]).but(reader=lambda segments, shelf: reading, **changes)
+@pytest.fixture
+def cut(through):
+    """Return what makes a job that is read in a test's own pieces."""
+
+    def job(reading: Plain, **changes: object) -> Job:
+        spec = through(lambda segments, shelf: reading)
+        return pine(PROMPTS[1], PROMPTS[2]).but(reading=spec, **changes)
+
+    return job
 
 
-async def test_a_prompt_is_read_in_the_forwards_its_reading_names(make_engine):
+async def test_a_prompt_is_read_in_the_forwards_its_reading_names(make_engine, cut):
     engine = make_engine()
     widths = Widths(engine.model)
     widths.go.set()
@@ -327,7 +336,7 @@ async def test_a_prompt_is_read_in_the_forwards_its_reading_names(make_engine):
     assert pieces[-1].usage == whole[-1].usage
 
 
-async def test_others_run_between_the_pieces(make_engine):
+async def test_others_run_between_the_pieces(make_engine, cut):
     engine = make_engine()
     widths = Widths(engine.model)
     job = cut(Cut(0, 5, 30), deterministic=True)
@@ -339,14 +348,14 @@ async def test_others_run_between_the_pieces(make_engine):
     assert widths.seen[start + 2] == 25
 
 
-async def test_what_is_cached_is_not_read_again_and_is_counted(make_engine):
+async def test_what_is_cached_is_not_read_again_and_is_counted(make_engine, cut):
     engine = make_engine()
     widths = Widths(engine.model)
     widths.go.set()
     whole = await drain(await engine.generate(cut(Plain())))
     length = widths.seen[0]
     primed = Cut(7)
-    ids = engine._planner.encoder.encode(cut(primed).prompts[0], as_set=True).ids
+    ids = engine._planner.encoder.encode(cut(primed).prompts[0], "set").ids
     with torch.inference_mode():
         engine._planner.door.forward(torch.tensor([ids[:7]]), primed)
     del widths.seen[:]

@@ -6,22 +6,23 @@ import weakref
 from collections import Counter
 
 import pytest
+from specs import PINE
 
 from kvedit.plain import Plain
-from pine.reading import Pine
 from pocket import WEIGHTS
 from server.engines.hf import HfEngine
 from server.engines.hf import engine as engine_module
 from server.errors import EngineError
-from server.job import Job, Part, Sampling, TextPrompt
+from server.job import Job, Sampling
+from server.prompt import Part, TextPrompt
 
 ENDLESS = Sampling(max_tokens=200, temperature=0, ignore_eos=True)
 SHORT = Sampling(max_tokens=12, temperature=0, ignore_eos=True)
 
 
-def job(text: str, sampling: Sampling, reader=None, deterministic=False) -> Job:
-    parts = (Part(text, group="d"),) if reader else (Part(text),)
-    return Job("tiny", sampling, (TextPrompt(parts),), reader=reader, deterministic=deterministic)
+def job(text: str, sampling: Sampling, reading=None, deterministic=False) -> Job:
+    parts = (Part(text, group="d"),) if reading else (Part(text),)
+    return Job("tiny", sampling, (TextPrompt(parts),), reading=reading, deterministic=deterministic)
 
 
 async def drain(stream) -> list:
@@ -126,16 +127,16 @@ async def test_closing_one_leaves_the_others_alone(make_engine):
     assert [chunk.tokens for chunk in await drain(kept)] == [chunk.tokens for chunk in alone]
 
 
-async def test_what_a_closed_sequence_held_is_freed(make_engine):
+async def test_what_a_closed_sequence_held_is_freed(make_engine, through):
     engine = make_engine()
     held: list[weakref.ref] = []
 
-    def reader(segments, shelf):
+    def build(segments, shelf):
         reading = Plain()
         held.append(weakref.ref(reading))
         return reading
 
-    stream = await engine.generate(job("fox", ENDLESS, reader))
+    stream = await engine.generate(job("fox", ENDLESS, through(build)))
     await anext(stream)
     assert held[0]() is not None
     await stream.aclose()
@@ -152,10 +153,10 @@ class Broken(Plain):
         return super().read(layer, query, key, value)
 
 
-async def test_an_error_is_one_requests_own(make_engine, caplog):
+async def test_an_error_is_one_requests_own(make_engine, caplog, through):
     engine = make_engine()
     good = await engine.generate(job("fox", SHORT))
-    bad = await engine.generate(job("dog", SHORT, lambda segments, shelf: Broken()))
+    bad = await engine.generate(job("dog", SHORT, through(lambda segments, shelf: Broken())))
     with pytest.raises(EngineError, match="RuntimeError") as caught:
         await drain(bad)
     assert caught.value.status == 500
@@ -234,7 +235,7 @@ async def test_only_the_last_piece_of_a_prompt_asks_for_logits(make_engine):
     )
     text = "fox " * 80  # long enough to be cut behind its documents
     parts = (Part(text, group="d"), Part(text, group="d"), Part("which?"))
-    asked = Job("tiny", SHORT, (TextPrompt(parts),), reader=Pine, deterministic=True)
+    asked = Job("tiny", SHORT, (TextPrompt(parts),), reading=PINE, deterministic=True)
     await drain(await engine.generate(asked))
     logits.remove()
     assert kept == [0, *[1] * SHORT.max_tokens]

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from server.errors import PlanError
-from server.job import Sampling, TextPrompt, TokenPrompt
+from server.job import Sampling
+from server.prompt import TextPrompt, TokenPrompt
 from server.protocol.chat import ChatBody
 from server.protocol.common import parse
 from server.protocol.completions import CompletionBody

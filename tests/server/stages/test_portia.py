@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from judges import quick
 
-from server.job import Ballot, Job, Reply
+from server.job import Job, Reply
+from server.judge.ballot import Ballot
 from server.stages.portia import Parted, Portia
 
 sentences = st.lists(st.sampled_from(["Red. ", "Blue! ", "- item\n", "So it is. "]), max_size=6)
@@ -28,7 +29,7 @@ async def cut(stage: Parted, job: Job) -> tuple[Ballot, Reply]:
 
 
 def rungs(**fields: object) -> list[Parted]:
-    stages = [way.stages[0] for way in Portia(**fields).ways() if way.stages]
+    stages = [rung.stages[0] for rung in Portia(**fields).rungs() if rung.stages]
     assert all(isinstance(stage, Parted) for stage in stages)
     return stages  # type: ignore[return-value]
 
@@ -61,7 +62,7 @@ async def test_a_form_of_its_own() -> None:
 
 
 def test_it_starts_with_whole_answers_if_asked_to() -> None:
-    names = [way.name for way in Portia(start="original").ways()]
+    names = [rung.name for rung in Portia(start="original").rungs()]
     assert names == ["swap", "portia length", "portia meaning"]
-    assert [way.name for way in Portia().ways()] == names[1:]
+    assert [rung.name for rung in Portia().rungs()] == names[1:]
     assert [stage.how for stage in rungs()] == ["length", "meaning"]
