@@ -92,8 +92,12 @@ class Door:
                  None = none
         returns  [batch, keep, vocab]
         """
+        return self.run(ids, Alone(reading, self.executor), keep)
+
+    def run(self, ids: Tensor, reader: Reader, keep: int | Tensor | None = 1) -> Tensor:
+        """Run the model with a reader; the rest as in `forward`."""
         assert self.refusal is None, self.refusal
-        return _forward(self.model, self.layers, ids, Alone(reading, self.executor), keep)
+        return _forward(self.model, self.layers, ids, reader, keep)
 
     def together(
         self, pieces: Sequence[Tensor], readings: Sequence[Reading]
@@ -104,12 +108,11 @@ class Door:
         returns  logits of each one's last token, [sequences, 1, vocab], and by sequence the error
                  of a reading that failed: its logits mean nothing
         """
-        assert self.refusal is None, self.refusal
         lengths = [ids.shape[1] for ids in pieces]
         together = Together(readings, lengths, self.executor)
         ids = torch.cat(list(pieces), 1)
         last = torch.tensor(lengths, device=ids.device).cumsum(0) - 1
-        logits = _forward(self.model, self.layers, ids, together, last)
+        logits = self.run(ids, together, last)
         return logits.transpose(0, 1), together.failed
 
 
