@@ -144,7 +144,7 @@ def _read(
         yield executor.read(shape.layer, query, reading.rows(shape.layer, key, value))
 
 
-class _RankedSet:
+class RankedSet:
     """A prefix, spans that rank each other, and rows behind them that rank for themselves."""
 
     def __init__(self, prefix: int, sizes: Sequence[int]) -> None:
@@ -196,10 +196,10 @@ _CASES: Mapping[str, tuple[Callable[[], _Lookers], tuple[int, ...]]] = MappingPr
         "a plain text": (PlainReading, (40, 1, 1, 7, 300, 1)),
         "a window and first tokens": (lambda: LmInfiniteReading(4, 16, 16), (40, 1, 1, 9, 1)),
         "two groups": (_groups, (43,)),
-        "a set": (lambda: _RankedSet(3, (5, 9, 1, 30)), (3 + 45 + 6, 1, 1, 3)),
-        "a set of one": (lambda: _RankedSet(0, (7,)), (7 + 2, 1)),
-        "a set of two": (lambda: _RankedSet(70, (20, 20)), (70 + 40 + 9, 1)),
-        "long spans": (lambda: _RankedSet(2, (300, 270, 3)), (2 + 573 + 1, 1)),
-        "short spans": (lambda: _RankedSet(1, (4,) * 12), (1 + 48 + 5, 1)),
+        "a set": (lambda: RankedSet(3, (5, 9, 1, 30)), (3 + 45 + 6, 1, 1, 3)),
+        "a set of one": (lambda: RankedSet(0, (7,)), (7 + 2, 1)),
+        "a set of two": (lambda: RankedSet(70, (20, 20)), (70 + 40 + 9, 1)),
+        "long spans": (lambda: RankedSet(2, (300, 270, 3)), (2 + 573 + 1, 1)),
+        "short spans": (lambda: RankedSet(1, (4,) * 12), (1 + 48 + 5, 1)),
     }
 )
