@@ -13,6 +13,8 @@ from kvedit.group_position import GroupPositionReading
 from kvedit.plain import PlainReading
 from kvedit.reading import Layer, LayerKind
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NEAR = {"atol": 2e-5, "rtol": 0.0}
 LAYER = Layer(0, HALF, 0.5)
 SOURCE, SEEN = 9, (2, 2, 5, 5, 9)

@@ -1,7 +1,5 @@
 """LM-Infinite against the float64 oracle; and a text that has no end costs no more for it."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -18,6 +16,8 @@ from kvedit.reading import Layer, LayerKind
 from kvedit.rotary import TABLE_REACH
 from kvedit.sight import Sight
 from kvedit.spans import Span
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 NEAR = {"atol": 2e-5, "rtol": 0.0}
 LAYER = Layer(0, HALF, 0.5)
@@ -72,9 +72,7 @@ def test_up_to_the_window_it_is_the_plain_reading_to_the_last_bit(
 @each_executor
 def test_the_cap_is_where_first_tokens_appear(executor: Executor) -> None:
     qkv = vectors(30)
-    one, other = (
-        read(executor, LmInfiniteReading(2, 8, cap), LAYER, qkv, (30,)) for cap in (8, 7)
-    )
+    one, other = (read(executor, LmInfiniteReading(2, 8, cap), LAYER, qkv, (30,)) for cap in (8, 7))
     assert torch.equal(one[:, :, :8], other[:, :, :8])
     assert (one[:, :, 8:] - other[:, :, 8:]).abs().amax(-1).min() > 1e-4
 
@@ -85,16 +83,6 @@ def spans(reading: LmInfiniteReading, key: Tensor, value: Tensor) -> list[Span]:
     return [sight.span for sight in rows.sights if isinstance(sight, Sight)]
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Let torch have one thread: teams of several wait for each other on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("one_thread")
 @torch.inference_mode()
 def test_memory_is_bounded_whatever_the_length() -> None:
     executor, reading, sizes = CpuExecutor(), LmInfiniteReading(4, 32, 32), set()

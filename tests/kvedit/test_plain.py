@@ -12,6 +12,8 @@ from kvedit.plain import PlainReading
 from kvedit.reading import Layer, LayerKind
 from kvedit.rotary import turn
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NEAR = {"atol": 1e-5, "rtol": 0.0}
 
 

@@ -15,6 +15,8 @@ from kvedit.pages import Pages
 from kvedit.rotary import RotaryGeometry, turn
 from kvedit.spans import Pair, Span, SpanSet
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 GEOMETRIES = (HALF, INTERLEAVED, None)
 geometries = st.sampled_from(GEOMETRIES)
 NEAR = {"atol": 1e-5, "rtol": 0.0}
