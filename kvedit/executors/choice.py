@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from kvedit.executors import Executor
+from kvedit.executors import Executor, cpu
 from kvedit.executors.torch import TorchExecutor
 from kvedit.group_position import GroupPositionReading
 from kvedit.lm_infinite import LmInfiniteReading
@@ -95,7 +95,7 @@ def _refusal(make: Callable[[], Executor], shapes: Sequence[Shape]) -> str | Non
     """Return why an executor is not used for layers of these kinds, or None."""
     for shape in shapes:
         try:
-            reason = difference(make(), shape)
+            reason = _unable(shape) or difference(make(), shape)
         except Exception as error:
             return f"it fails with {type(error).__name__}: {error}"
         if reason is not None:
@@ -103,20 +103,30 @@ def _refusal(make: Callable[[], Executor], shapes: Sequence[Shape]) -> str | Non
     return None
 
 
+def _unable(shape: Shape) -> str | None:
+    """Return why a layer's device has nothing but the specification for it, or None."""
+    return cpu.refusal(shape.dtype) if shape.device.type == "cpu" else None
+
+
 @torch.inference_mode()
 def difference(executor: Executor, shape: Shape) -> str | None:
     """Return in what an executor differs from the specification by more than rounding, or None."""
-    own, single = (torch.finfo(dtype).eps for dtype in (shape.dtype, torch.float32))
-    allowed = max(ROUNDINGS * own, FLOAT_ROUNDINGS * single)
+    both = (executor, TorchExecutor())
     for what, (make, forwards) in _CASES.items():
-        found, expected = (
-            torch.cat(list(_read(each, make(), shape, forwards)), 2).double()
-            for each in (executor, TorchExecutor())
-        )
-        off = float((found - expected).abs().max())
-        if not off <= allowed * float(expected.abs().max()):
+        read = (torch.cat(list(_read(each, make(), shape, forwards)), 2) for each in both)
+        if (off := _off(shape.dtype, *read)) is not None:
             return f"what it reads of {what} is off by {off:.1g}"
-    return None
+    off = _off(shape.dtype, *(_mass(each, shape) for each in both))
+    return None if off is None else f"how it weighs a set is off by {off:.1g}"
+
+
+def _off(dtype: torch.dtype, found: Tensor, expected: Tensor) -> float | None:
+    """Return the greatest difference if it is more than rounding."""
+    own, single = (torch.finfo(each).eps for each in (dtype, torch.float32))
+    allowed = max(ROUNDINGS * own, FLOAT_ROUNDINGS * single)
+    exact = expected.double()
+    off = float((found.double() - exact).abs().max())
+    return None if off <= allowed * float(exact.abs().max()) else off
 
 
 class _Lookers(Protocol):
@@ -127,21 +137,35 @@ def _read(
     executor: Executor, reading: _Lookers, shape: Shape, forwards: Sequence[int]
 ) -> Iterator[Tensor]:
     """Yield what random tokens read, forward by forward; the same ones for every executor."""
-    generator, group = torch.Generator().manual_seed(SEED), shape.heads // shape.kv_heads
-    kv_heads = min(shape.kv_heads, MOST_HEADS)
+    generator = torch.Generator().manual_seed(SEED)
     for count in forwards:
-        query, key, value = (
-            # scores of some size, so that spans differ in weight by more than rounding
-            (scale * torch.randn(1, heads, count, shape.dim, generator=generator))
-            .to(shape.dtype)
-            .to(shape.device)
-            for heads, scale in (
-                (kv_heads * group, 2 / shape.layer.scaling / shape.dim**0.5),
-                (kv_heads, 1),
-                (kv_heads, 1),
-            )
-        )
+        query, key, value = _vectors(shape, count, generator)
         yield executor.read(shape.layer, query, reading.rows(shape.layer, key, value))
+
+
+def _mass(executor: Executor, shape: Shape) -> Tensor:
+    """Return how an executor weighs the spans of a random set."""
+    sizes = (5, 9, 1, 30)
+    query, key, value = _vectors(shape, sum(sizes), torch.Generator().manual_seed(SEED))
+    spans = SpanSet(Pages.of(sizes, key.device), shape.layer.geometry)
+    spans.fill(key, value)
+    return executor.mass(shape.layer, query, spans)
+
+
+def _vectors(shape: Shape, count: int, generator: torch.Generator) -> list[Tensor]:
+    """Return random queries, keys and values of a layer."""
+    kv_heads, group = min(shape.kv_heads, MOST_HEADS), shape.heads // shape.kv_heads
+    # scores of some size, so that spans differ in weight by more than rounding
+    return [
+        (scale * torch.randn(1, heads, count, shape.dim, generator=generator))
+        .to(shape.dtype)
+        .to(shape.device)
+        for heads, scale in (
+            (kv_heads * group, 2 / shape.layer.scaling / shape.dim**0.5),
+            (kv_heads, 1),
+            (kv_heads, 1),
+        )
+    ]
 
 
 class RankedSet:
