@@ -172,9 +172,7 @@ def memory_is_never_clean() -> Iterator[None]:
 @pytest.mark.usefixtures("memory_is_never_clean")
 @pytest.mark.parametrize("unreadable", [False, True])
 @each_executor
-def test_who_fails_reads_nothing_rather_than_anything(
-    executor: Executor, unreadable: bool
-) -> None:
+def test_who_fails_reads_nothing_rather_than_anything(executor: Executor, unreadable: bool) -> None:
     """In the layer where it fails, and in those that follow."""
     readings = [PlainReading(), Broken(unreadable), PlainReading()]
     prompts = vectors(9)
@@ -182,7 +180,9 @@ def test_who_fails_reads_nothing_rather_than_anything(
     for place, reading in enumerate(readings):  # each has read something before
         some = slice(3 * place, 3 * place + 2)
         for index in range(2):
-            Alone(reading, executor).read(Layer(index, HALF, 0.5), *(x[:, :, some] for x in prompts))
+            Alone(reading, executor).read(
+                Layer(index, HALF, 0.5), *(x[:, :, some] for x in prompts)
+            )
     side = Together(readings, [1, 1, 1], executor)
     for index in range(3):
         read = side.read(Layer(index, HALF, 0.5), *vectors(3, index))

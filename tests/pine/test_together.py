@@ -42,9 +42,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def prompt(seed: int, *lengths: int) -> Segments:
-    pieces = [
-        tuple(ids(seed + place, length)[0].tolist()) for place, length in enumerate(lengths)
-    ]
+    pieces = [tuple(ids(seed + place, length)[0].tolist()) for place, length in enumerate(lengths)]
     return Segments(pieces[0], tuple(pieces[1:-1]), pieces[-1]).canonical()
 
 

@@ -25,9 +25,7 @@ from kvedit.spans import SpanSet
 CPU = torch.device("cpu")
 
 
-def shape(
-    layer: Layer | None = None, dtype: torch.dtype = torch.float32, dim: int = 16
-) -> Shape:
+def shape(layer: Layer | None = None, dtype: torch.dtype = torch.float32, dim: int = 16) -> Shape:
     return Shape(layer or Layer(0, HALF, 0.25), 4, 2, dim, dtype, CPU)
 
 
