@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, PlainValidator
 
@@ -16,6 +16,7 @@ from server.judge.letters import LETTERS
 from server.pipeline import Plan
 from server.protocol.common import shown
 from server.protocol.generation import Generation
+from server.protocol.replies import Head
 
 MOST_CANDIDATES = len(LETTERS)
 MOST_CALLS = 64
@@ -74,6 +75,8 @@ class JudgeBody(Generation):
     min_label_mass  summed probability of the labels below which an answer counts as unparsed
     """
 
+    prefix: ClassVar[str] = "judge"
+
     question: Annotated[str, Field(min_length=1)]
     candidates: Annotated[tuple[Candidate, ...], PlainValidator(_candidates)]
     reference: str | None = None
@@ -114,7 +117,7 @@ class JudgeBody(Generation):
                 param="ranking",
             )
 
-    def job(self, model: str, name: str = "") -> Job:
+    def job(self, head: Head) -> Job:
         """Return the job; by default as many tokens as the form needs are generated, greedily."""
         sampling = self.sampling(
             max_tokens=self.max_tokens,
@@ -133,11 +136,12 @@ class JudgeBody(Generation):
             ranking=self.ranking,
         )
         return Job(
-            model=model,
+            model=head.model,
             sampling=sampling,
             ballot=ballot,
             deterministic=self.deterministic is not False,
-            id=name,
+            id=head.id,
+            fingerprint=head.fingerprint,
         )
 
     def check_calls(self, plan: Plan, job: Job) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field, PlainValidator
 
 from server.errors import PlanError
-from server.job import Sampling
+from server.job import Job, Sampling
 from server.prompt import Part, Prompt, TextPrompt, TokenPrompt
 from server.protocol.common import shown
 from server.protocol.documents import placed
 from server.protocol.generation import MOST_ALTERNATIVES, Generation
+from server.protocol.replies import Head
 
 DEFAULT_MAX_TOKENS = 16
 
@@ -46,6 +47,8 @@ def _off(value: Any) -> Any:
 
 class CompletionBody(Generation):
     """The body of `/v1/completions`."""
+
+    prefix: ClassVar[str] = "cmpl"
 
     prompt: Annotated[list[str] | list[Ids], PlainValidator(_prompts)]
     suffix: str | None = None
@@ -85,6 +88,10 @@ class CompletionBody(Generation):
                     )
             made.append(TokenPrompt(tuple(prompt)))
         return tuple(made)
+
+    def job(self, head: Head) -> Job:
+        """Return what was asked as a job."""
+        return Job(head.model, self.asked(), self.prompts(), id=head.id)
 
     def asked(self) -> Sampling:
         """Return how tokens are chosen."""
