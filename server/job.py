@@ -1,6 +1,6 @@
 """What travels through the pipeline: a frozen `Job` down, a `Reply` of chunks back up.
 
-Every job has a batch axis: `prompts` is a tuple, and choice `prompt * n + j` is the j-th answer to
+A job may have several prompts: choice `prompt * n + j` is the j-th answer to
 prompt number `prompt`.
 """
 
@@ -70,7 +70,7 @@ class ReadingSpec:
 class Job:
     """One request on its way to an engine.
 
-    prompts        the batch
+    prompts        answered each on its own
     reading        how each prompt is read; None = as the model does it by itself
     ballot         set for a judge's job until it is rendered into `prompts`
     deterministic  compute it in shapes that do not depend on what else runs: the same bits under
@@ -103,7 +103,7 @@ class Reply:
     """What comes back: a stream of chunks, or a judge's calls; and a note from each stage.
 
     calls       all of them
-    votes       those that decide, candidates by their places
+    votes       those that decide, candidates by their indices
     order_free  True = no order can change one of the votes
     rung        name of the rung on which the orders agreed, or None
     verdict     where it is more than the votes say by themselves, else None

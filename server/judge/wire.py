@@ -24,7 +24,7 @@ MOST_ID = 256  # characters
 
 
 def _candidates(value: Any) -> tuple[Candidate, ...]:
-    """Read 2 to 25 answers; an id that is not given is the place in the list."""
+    """Read 2 to 25 answers; an id that is not given is the index in the list."""
     if not isinstance(value, list) or not 2 <= len(value) <= MOST_CANDIDATES:
         raise ValueError(
             f"candidates must be a list of 2 to {MOST_CANDIDATES}, got {shown(value)}; "
@@ -42,21 +42,21 @@ def _candidates(value: Any) -> tuple[Candidate, ...]:
 
 
 def _candidate(value: Any, index: int) -> Candidate:
-    place = f"candidates.{index}"
+    pointer = f"candidates.{index}"
     fields = {"text": value} if isinstance(value, str) else value
     if not isinstance(fields, Mapping):
         raise ValueError(
-            f'{place} must be a string or an object, got {shown(value)}; send {{"text": ...}}'
+            f'{pointer} must be a string or an object, got {shown(value)}; send {{"text": ...}}'
         )
     for name in fields:
         if name not in ("id", "text"):
-            raise ValueError(f"{place} must have only id and text, got {name[:60]!r}; remove it")
+            raise ValueError(f"{pointer} must have only id and text, got {name[:60]!r}; remove it")
     text, given = fields.get("text"), fields.get("id")
     if not isinstance(text, str):
-        raise ValueError(f"{place}.text must be a string, got {shown(text)}; send the answer")
+        raise ValueError(f"{pointer}.text must be a string, got {shown(text)}; send the answer")
     if given is not None and not (isinstance(given, str) and 0 < len(given) <= MOST_ID):
         raise ValueError(
-            f"{place}.id must be a string of 1 to {MOST_ID} characters, got {shown(given)}; "
+            f"{pointer}.id must be a string of 1 to {MOST_ID} characters, got {shown(given)}; "
             "send one, or leave it out"
         )
     return Candidate(str(index) if given is None else given, text, index)

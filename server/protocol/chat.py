@@ -11,7 +11,7 @@ from server.errors import PlanError
 from server.job import Job, Sampling
 from server.prompt import ChatPrompt, Message, Part, Prompt
 from server.protocol.common import shown
-from server.protocol.documents import joined, placed_in_chat
+from server.protocol.documents import inserted_in_chat, joined
 from server.protocol.generation import MOST_ALTERNATIVES, Generation
 from server.protocol.replies import Head
 
@@ -96,7 +96,7 @@ class ChatBody(Generation):
     def prompts(self) -> tuple[Prompt, ...]:
         """Return the one prompt, with the documents in the last user message."""
         documents = [document.part for document in self.documents or ()]
-        messages = placed_in_chat([message.message for message in self.messages], documents)
+        messages = inserted_in_chat([message.message for message in self.messages], documents)
         return (ChatPrompt(messages, tuple(self.tools or ())),)
 
     def job(self, head: Head) -> Job:

@@ -10,7 +10,7 @@ from server.errors import PlanError
 from server.job import Job, Sampling
 from server.prompt import Part, Prompt, TextPrompt, TokenPrompt
 from server.protocol.common import shown
-from server.protocol.documents import placed
+from server.protocol.documents import inserted
 from server.protocol.generation import MOST_ALTERNATIVES, Generation
 from server.protocol.replies import Head
 
@@ -20,7 +20,7 @@ Ids = list[int]
 
 
 def _prompts(value: Any) -> list[str] | list[Ids]:
-    """Read the four forms of a prompt as a list of texts or a list of lists of ids."""
+    """Read the four shapes of a prompt as a list of texts or a list of lists of ids."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, list) and value:
@@ -67,7 +67,7 @@ class CompletionBody(Generation):
             )
 
     def prompts(self) -> tuple[Prompt, ...]:
-        """Return the batch, with the documents in every prompt.
+        """Return the prompts, with the documents in every prompt.
 
         raises  PlanError  if documents or a suffix meet token ids
         """
@@ -77,7 +77,7 @@ class CompletionBody(Generation):
         for prompt in self.prompt:
             if isinstance(prompt, str):
                 parts = (Part(prompt),)
-                made.append(TextPrompt(placed(parts, documents) if documents else parts, suffix))
+                made.append(TextPrompt(inserted(parts, documents) if documents else parts, suffix))
                 continue
             for field, given in (("documents", documents), ("suffix", suffix)):
                 if given:
