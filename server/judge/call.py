@@ -24,7 +24,7 @@ async def judge(job: Job, ballot: Ballot, engine: Engine, stages: tuple[str, ...
     stages  names of the plan's stages, for the call's record
     """
     sampling = _sampling(job.sampling, ballot, engine.offers)
-    asked = job.but(prompts=(render(ballot),), sampling=sampling, ballot=None)
+    asked = job.but(prompts=(render(ballot),), sampling=sampling, case=None)
     chunks = await _collect(await engine.generate(asked))
     notes = {name: note for chunk in chunks for name, note in chunk.notes.items()}
     return Reply(calls=(replace(read(ballot, chunks), stages=stages),), notes=notes)
@@ -113,7 +113,7 @@ def _usage(answers: Sequence[Sequence[Chunk]]) -> Usage:
 
 
 def vote(call: Call) -> Vote:
-    """Return a call with its slots turned back into candidates, by their places."""
+    """Return a call with its slots turned back into candidates, by their indices."""
     order = call.order
     choice = call.choice if call.choice in (None, TIE) else order[call.choice]
     return Vote(order, choice, call.values)

@@ -110,7 +110,7 @@ class Planner:
 
     def _check_labels(self, sampling: Sampling) -> None:
         for label in sampling.labels:
-            if not self.vocabulary.forms.get(label.strip()):
+            if not self.vocabulary.spellings.get(label.strip()):
                 raise PlanError(
                     f"label must be one token of the model, got {label!r}; choose a shorter one"
                 )

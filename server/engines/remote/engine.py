@@ -24,7 +24,7 @@ class RemoteEngine:
 
     found        what that server has
     name         under which it is served here
-    concurrency  requests at once; the others wait for their turn
+    concurrency  requests at once; the others wait
     """
 
     def __init__(self, access: Access, found: Found, *, name: str, concurrency: int) -> None:

@@ -31,10 +31,10 @@ def test_special_tokens_are_known_but_not_shown(pieces):
     assert (vocabulary.data[0], vocabulary.shown[0]) == (b"<s>", b"")
 
 
-def test_forms_of_a_label(pieces):
-    forms = Vocabulary(pieces, 6).forms
-    assert (forms["A"], forms["b"]) == ((1, 2), (5,))
-    assert "<s>" not in forms and "" not in forms
+def test_spellings_of_a_label(pieces):
+    spellings = Vocabulary(pieces, 6).spellings
+    assert (spellings["A"], spellings["b"]) == ((1, 2), (5,))
+    assert "<s>" not in spellings and "" not in spellings
 
 
 def test_byte_level_tokens_are_their_bytes(tokenizer):
