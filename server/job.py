@@ -64,14 +64,29 @@ class ReadingSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """One request on its way to an engine.
+class Work:
+    """What an engine sees of a job.
 
     prompts        answered each on its own
     reading        how each prompt is read; None = as the model does it by itself
-    case           what a judge works on, until its ballot is rendered into `prompts`
     deterministic  compute it in shapes that do not depend on what else runs: the same bits under
                    any load, at the cost of sharing no forward with other requests
+    """
+
+    prompts: tuple[Prompt, ...]
+    sampling: Sampling
+    reading: ReadingSpec | None = None
+    deterministic: bool = False
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One request on its way to an engine.
+
+    prompts, reading, deterministic  as in `Work`
+    case                             what a judge works on, until its ballot is rendered into
+                                     `prompts`
     """
 
     model: str
@@ -85,6 +100,11 @@ class Job:
     def but(self, **changes: Any) -> Job:
         """Return a copy with some fields changed."""
         return replace(self, **changes)
+
+    @property
+    def work(self) -> Work:
+        """Return what an engine sees of it."""
+        return Work(self.prompts, self.sampling, self.reading, self.deterministic, self.id)
 
     @property
     def ballot(self) -> Ballot | None:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from math import exp, fsum, log
 
 from server.chunk import Chunk, FinishReason, Scored, Usage
-from server.engines.base import Ability, ModelInfo
-from server.errors import EngineError
-from server.job import Job, Sampling
+from server.engines.base import Ability, ModelInfo, Session
+from server.errors import EngineError, PlanError
+from server.job import ReadingSpec, Sampling, Work
 from server.prompt import ChatPrompt, Prompt, TextPrompt
 
 ANSWER = re.compile(
@@ -51,25 +51,38 @@ class Scripted:
         self.info = ModelInfo("scripted", "scripted", 1 << 20, self.offers, refusals or {})
         self.alive = True
         self.running = 0
-        self.jobs: list[Job] = []
+        self.works: list[Work] = []
 
-    async def generate(self, job: Job) -> AsyncIterator[Chunk]:
+    def refusal(self, reading: ReadingSpec) -> str | None:
+        """Return why it cannot read so, if it does not say that it can."""
+        if "attention" in self.offers:
+            return None
+        return self.info.refusals.get("attention", "a script reads nothing")
+
+    async def check(self, work: Work) -> None:
+        """Refuse nothing: a script answers everything."""
+
+    async def open(self, reading: ReadingSpec | None = None) -> Session:
+        """Raise PlanError: a script remembers nothing."""
+        raise PlanError("engine must keep sequences for a session, got a script; use a model")
+
+    async def generate(self, work: Work) -> AsyncIterator[Chunk]:
         """Return the stream of all choices, one chunk a word (EngineError once closed)."""
         if not self.alive:
-            raise EngineError("engine must be open, got a job after it was closed; start another")
-        self.jobs.append(job)
-        return self._stream(job)
+            raise EngineError("engine must be open, got work after it was closed; start another")
+        self.works.append(work)
+        return self._stream(work)
 
     async def close(self) -> None:
-        """Take no more jobs."""
+        """Take no more work."""
         self.alive = False
 
-    async def _stream(self, job: Job) -> AsyncIterator[Chunk]:
+    async def _stream(self, work: Work) -> AsyncIterator[Chunk]:
         self.running += 1
         try:
-            for index in range(len(job.prompts) * job.sampling.n):
-                prompt = written(job.prompts[index // job.sampling.n])
-                for chunk in self._chunks(index, prompt, job.sampling):
+            for index in range(len(work.prompts) * work.sampling.n):
+                prompt = written(work.prompts[index // work.sampling.n])
+                for chunk in self._chunks(index, prompt, work.sampling):
                     await asyncio.sleep(0)
                     yield chunk
         finally:
