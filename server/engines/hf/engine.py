@@ -103,7 +103,7 @@ class HfEngine:
         """
         if threads is not None:
             torch.set_num_threads(threads)
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the caller says what loads
+        logging.disable_progress_bar()  # the caller says what loads
         return _apart(
             lambda: cls(
                 *_read(path, dtype, device),
