@@ -53,7 +53,7 @@ class Exchange:
         await self.left.wait()
         return {"type": "http.disconnect"}
 
-    async def send(self, message: Any) -> None:
+    async def send(self, message: Message) -> None:
         if message["type"] == self.breaks:
             raise BrokenPipeError
         if message["type"] == "http.response.body" and message["body"]:

@@ -2,20 +2,27 @@
 
 import asyncio
 import itertools
+from collections.abc import AsyncIterable
 from types import FunctionType
 
 import pytest
 import torch
+from asking import Ask, MakeEngine, MakeModel, usage
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from kvedit.plain import Plain
+from kvedit.shelf import Shelf
 from pine.reading import Pine
-from server.job import ChatPrompt, Job, Message, Part, Sampling, TextPrompt, TokenPrompt
+from pine.segments import Segments
+from server.job import ChatPrompt, Chunk, Job, Message, Part, Sampling, TextPrompt, TokenPrompt
 
 QUESTION = Part("Who is red?")
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_every_order_gives_the_same_bits(ask, docs, temperature):
+def test_every_order_gives_the_same_bits(
+    ask: Ask, docs: tuple[Part, ...], temperature: float
+) -> None:
     answers = []
     for order in itertools.permutations(docs):
         prompt = ChatPrompt((Message("user", (Part("Read: "), *order, QUESTION)),))
@@ -27,7 +34,7 @@ def test_every_order_gives_the_same_bits(ask, docs, temperature):
     assert all(answer == answers[0] for answer in answers)
 
 
-def test_plain_answers_do_depend_on_the_order(ask, docs):
+def test_plain_answers_do_depend_on_the_order(ask: Ask, docs: tuple[Part, ...]) -> None:
     orders = {
         tuple(ask(TextPrompt((*order, QUESTION)), logprobs=1, max_tokens=1)[0].tokens)
         for order in itertools.permutations(docs)
@@ -35,7 +42,9 @@ def test_plain_answers_do_depend_on_the_order(ask, docs):
     assert len(orders) > 1
 
 
-def test_the_plain_reading_writes_what_the_stock_path_writes(ask, tokenizer):
+def test_the_plain_reading_writes_what_the_stock_path_writes(
+    ask: Ask, tokenizer: PreTrainedTokenizerFast
+) -> None:
     document = Part("The quick brown fox", group="d")
     through = ask(TextPrompt((document,)), reader=lambda segments, shelf: Plain(), max_tokens=24)
     ids = tokenizer.encode("The quick brown fox")
@@ -43,10 +52,10 @@ def test_the_plain_reading_writes_what_the_stock_path_writes(ask, tokenizer):
     assert [c.tokens for c in through] == [c.tokens for c in plain]
 
 
-def test_each_choice_has_a_reading_of_its_own(ask, docs):
+def test_each_choice_has_a_reading_of_its_own(ask: Ask, docs: tuple[Part, ...]) -> None:
     made = []
 
-    def reader(segments, shelf):
+    def reader(segments: Segments, shelf: Shelf) -> Pine:
         made.append(Pine(segments))
         return made[-1]
 
@@ -58,7 +67,7 @@ def test_each_choice_has_a_reading_of_its_own(ask, docs):
     assert second == [chunk.tokens for chunk in alone]
 
 
-def test_echo_shows_the_set_in_its_canonical_order(ask, docs):
+def test_echo_shows_the_set_in_its_canonical_order(ask: Ask, docs: tuple[Part, ...]) -> None:
     texts = {
         ask(TextPrompt((*order, QUESTION)), reader=Pine, echo=True, max_tokens=1)[0].prompt_text
         for order in itertools.permutations(docs)
@@ -67,7 +76,7 @@ def test_echo_shows_the_set_in_its_canonical_order(ask, docs):
     assert all(part.text in text for part in docs for text in texts)
 
 
-def fingerprint(model) -> dict[str, object]:
+def fingerprint(model: LlamaForCausalLM) -> dict[str, object]:
     """Everything a module can carry, by identity, and every tensor by value."""
     seen: dict[str, object] = {}
     for name, module in model.named_modules():
@@ -93,7 +102,9 @@ def digest(tensor: torch.Tensor) -> bytes:
     return tensor.detach().contiguous().numpy().tobytes()
 
 
-def test_a_mix_of_requests_leaves_the_model_as_it_was(make_engine, docs):
+def test_a_mix_of_requests_leaves_the_model_as_it_was(
+    make_engine: MakeEngine, docs: tuple[Part, ...]
+) -> None:
     engine = make_engine()
     model, before = engine.model, fingerprint(engine.model)
     prompt = TextPrompt((*docs, QUESTION))
@@ -105,13 +116,13 @@ def test_a_mix_of_requests_leaves_the_model_as_it_was(make_engine, docs):
         Job("m", Sampling(max_tokens=6), (prompt,), reader=lambda segments, shelf: Plain()),
     ]
 
-    async def run():
+    async def run() -> None:
         streams = [await engine.generate(job) for job in mixed]
         await anext(streams[3])
         await streams[3].aclose()
         await asyncio.gather(*(collect(stream) for stream in streams))
 
-    async def collect(stream):
+    async def collect(stream: AsyncIterable[Chunk]) -> list[Chunk]:
         return [chunk async for chunk in stream]
 
     asyncio.run(run())
@@ -120,7 +131,7 @@ def test_a_mix_of_requests_leaves_the_model_as_it_was(make_engine, docs):
 
 
 @pytest.mark.parametrize("fault", ["hook", "attribute", "parameter", "attention"])
-def test_the_fingerprint_sees(make_model, fault):
+def test_the_fingerprint_sees(make_model: MakeModel, fault: str) -> None:
     model = make_model()
     before = fingerprint(model)
     if fault == "hook":
@@ -135,12 +146,12 @@ def test_the_fingerprint_sees(make_model, fault):
     assert fingerprint(model) != before
 
 
-def test_a_second_question_on_the_same_set_starts_after_it(ask) -> None:
+def test_a_second_question_on_the_same_set_starts_after_it(ask: Ask) -> None:
     documents = [Part(f"the fox {word} " * 8, group="d") for word in ("jumps", "sleeps", "runs")]
     first = ask(TextPrompt((*documents, Part("Who?"))), reader=Pine, max_tokens=3, logprobs=2)
     again = ask(TextPrompt((*documents[::-1], Part("Who?"))), reader=Pine, max_tokens=3, logprobs=2)
     other = ask(TextPrompt((*documents[1:], documents[0], Part("Why?"))), reader=Pine, max_tokens=3)
-    assert first[-1].usage.cached_tokens == 0
-    assert again[-1].usage.cached_tokens > 100
-    assert other[-1].usage.cached_tokens == again[-1].usage.cached_tokens
+    assert usage(first).cached_tokens == 0
+    assert usage(again).cached_tokens > 100
+    assert usage(other).cached_tokens == usage(again).cached_tokens
     assert [chunk.tokens for chunk in again] == [chunk.tokens for chunk in first]
