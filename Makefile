@@ -5,7 +5,7 @@ PORT   ?= 8000
 HOST   ?= 127.0.0.1
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
-SOURCE := server pine portia kvedit pocket tests benchmarks
+SOURCE := server trials pine portia kvedit pocket tests benchmarks
 
 .PHONY: serve test check format bench build clean
 

@@ -31,8 +31,10 @@ from benchmarks._llama import random_llama
 from pine.reading import Pine
 from pocket import WEIGHTS, data
 from server.engines.hf import HfEngine
-from server.job import Ballot, Candidate, ChatPrompt, Job, Message, Part, Reply, Sampling
-from server.pipeline import compose, plan
+from server.job import ChatPrompt, Job, Message, Part, Reply, Sampling
+from server.judge.ballot import Ballot, Candidate
+from server.judge.ladder import climb
+from server.pipeline import plan
 
 STREAMS = (1, 4, 8, 16)
 CALLS = 8  # judge calls at once
@@ -90,7 +92,7 @@ def decoding(streams: Sequence[list[float]]) -> float:
 async def call(engine: HfEngine, job: Job) -> Reply:
     """Run a judge's request through the pipeline, as the server does."""
     planned = plan([{"stage": "pine"}], engine=engine, job=job)
-    return await compose(planned, engine)(job)
+    return await climb(planned, engine)(job)
 
 
 async def in_turn(works: Sequence[Work]) -> list[Any]:

@@ -17,10 +17,10 @@ from server.admission import Admission
 from server.api import batch, chat, completions, health, judge, models
 from server.api.common import Service, authorised
 from server.api.middleware import RequestLog
-from server.calibration import Calibration
 from server.engines.base import Engine
 from server.engines.registry import load
 from server.errors import EvenhandError, PlanError
+from server.judge.calibration import Calibration
 from server.protocol.common import fault
 from server.settings import Settings
 

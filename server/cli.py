@@ -1,4 +1,4 @@
-"""`evenhand`: the command line."""
+"""`evenhand serve`: a model over HTTP."""
 
 from __future__ import annotations
 
@@ -10,30 +10,16 @@ from typing import Annotated
 import typer
 import uvicorn
 
+from server import options
 from server.app import create_app
-from server.calibration import Calibration
-from server.commands import options
-from server.commands.judge import judge
-from server.commands.judge_bias import judge_bias
 from server.engines.base import Engine
 from server.engines.registry import load
 from server.errors import EvenhandError
+from server.judge.calibration import Calibration
 from server.serving import ABORT_SECONDS, Drained
 from server.settings import Settings
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
-
-app.command()(judge)
-app.command()(judge_bias)
-
-
-@app.callback()
-def evenhand() -> None:
-    """Answer as if the order of the inputs did not matter."""
-
-
-@app.command()
 def serve(
     model: Annotated[
         Path | None, typer.Option(help="folder of the model  [default: the embedded one]")
@@ -94,7 +80,7 @@ def serve(
     given = dict(locals())
     given |= {field: given.pop(option) for field, option in options.RENAMED.items()}
     try:
-        settings = options.settings(given)
+        settings = options.read_settings(given)
         Calibration(settings.slot_biases).close()  # a fault of the file is met before anything runs
         loaded = load(settings)
     except EvenhandError as error:

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from portia.verdict import Method, Verdict, Vote
+from portia.verdict import Verdict, Vote
+from server.chunk import Chunk
+from server.judge.ballot import Ballot, Call
 
 if TYPE_CHECKING:
     from kvedit.reading import Reading
     from kvedit.shelf import Shelf
     from pine.segments import Segments
-    from server.calibration import Calibration
-
-FinishReason = Literal["stop", "length"]
-FormName = Literal["relation", "score", "likert"]
-Lettering = Literal["fixed", "random"]
+    from server.judge.calibration import Calibration
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,76 +101,6 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """One answer before the judge; `index` is its place in the caller's list."""
-
-    id: str
-    text: str
-    index: int
-
-
-@dataclass(frozen=True, slots=True)
-class Statement:
-    """What a judge said before, of the same candidates.
-
-    order    the candidates' places by slot, as it was shown them
-    letters  by slot: under which it knew them
-    """
-
-    text: str
-    order: tuple[int, ...]
-    letters: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Ballot:
-    """What a judge is asked: which of the candidates, shown in `order`, answers best.
-
-    order           places in `candidates` by slot, slot j carries letter j; None = no stage has
-                    fixed an order, the caller's is shown
-    template        name of a built-in template, or an inline one with named placeholders
-    as_documents    True = the candidates are an unordered set (a reading stage sees to that)
-    min_label_mass  summed probability of the labels below which an answer counts as unparsed
-    lettering       fixed = A, B, ... by slot; random = drawn anew for every order, from the seed
-    ranking         how several calls make one ranking; None = kemeny, or borda where it is too long
-    evidence        True = the model explains first and ends with its verdict
-    parts           each candidate cut into as many parts, shown in turn; () = whole
-    debate          statements shown besides the candidates
-    """
-
-    question: str
-    candidates: tuple[Candidate, ...]
-    order: tuple[int, ...] | None = None
-    template: str = "plain"
-    reference: str | None = None
-    criteria: str | None = None
-    form: FormName = "relation"
-    as_documents: bool = False
-    min_label_mass: float = 0.01
-    lettering: Lettering = "fixed"
-    seed: int = 0
-    ranking: Method | None = None
-    evidence: bool = False
-    parts: tuple[tuple[str, ...], ...] = ()
-    debate: tuple[Statement, ...] = ()
-
-    @property
-    def slots(self) -> tuple[int, ...]:
-        """Return the candidates' places by slot: as a stage fixed them, else the caller's."""
-        return self.order or tuple(range(len(self.candidates)))
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """Return the candidates' texts by their places."""
-        return tuple(candidate.text for candidate in self.candidates)
-
-    def canonical(self) -> tuple[int, ...]:
-        """Return the candidates' places in an order that depends on their content alone."""
-        key = [(candidate.text, candidate.id) for candidate in self.candidates]
-        return tuple(sorted(range(len(key)), key=key.__getitem__))
-
-
-@dataclass(frozen=True, slots=True)
 class Job:
     """One request on its way to an engine.
 
@@ -203,101 +131,6 @@ class Job:
     def but(self, **changes: Any) -> Job:
         """Return a copy with some fields changed."""
         return replace(self, **changes)
-
-
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """One token with its natural-log probability and the most likely alternatives."""
-
-    id: int
-    text: str
-    logprob: float | None = None
-    data: bytes = b""
-    top: tuple[Scored, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Tokens counted: prompt, completion, and how many of the prompt came from a cache."""
-
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cached_tokens: int = 0
-
-    def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            self.prompt_tokens + other.prompt_tokens,
-            self.completion_tokens + other.completion_tokens,
-            self.cached_tokens + other.cached_tokens,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """A piece of one choice.
-
-    index          choice: prompt * n + j
-    text           what is new since the last chunk; never half a character
-    tokens         the tokens behind `text`, scored where logprobs were asked for
-    prompt_tokens  with `echo`, once per choice in its first chunk: the prompt, scored likewise
-    prompt_text    with `echo`, in the first chunk of the choice: the prompt as text
-    labels         natural-log probability of each asked label at the first new token (all its token
-                   forms summed), in the first chunk of the choice
-    finish_reason  set in the last chunk of the choice
-    usage          what the choice has used so far, always in its last chunk; usages of choices add
-                   up, since the first choice of a prompt alone counts the prompt's tokens
-    notes          what the reading reports, by stage name; in the last chunk
-    """
-
-    index: int
-    text: str = ""
-    tokens: tuple[Scored, ...] = ()
-    prompt_tokens: tuple[Scored, ...] = ()
-    prompt_text: str = ""
-    labels: Mapping[str, float] | None = None
-    finish_reason: FinishReason | None = None
-    stop_reason: str | int | None = None
-    usage: Usage | None = None
-    notes: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One answer of several to the same prompt; `verdict` is None if it could not be read."""
-
-    verdict: str | None
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One call of a judge: the ballot shown, and what the model made of it.
-
-    labels    by slot the candidate's letter; then T for a tie, where the form has it
-    logprobs  natural-log probability of what may be said, or None where it was not asked for
-    verdict   what was said: a letter, a point, scores; None if the answer could not be read
-    choice    the slot that this prefers, TIE, or None
-    values    by slot, in the form's unit, or None
-    samples   the single answers, where there are several
-    repeated  True = this prompt was asked before in this request: its answer is used again
-    """
-
-    ballot: Ballot
-    labels: tuple[str, ...]
-    logprobs: Mapping[str, float] | None
-    verdict: str | None
-    choice: int | None
-    values: tuple[float, ...] | None
-    text: str
-    usage: Usage
-    stages: tuple[str, ...] = ()
-    samples: tuple[Sample, ...] = ()
-    repeated: bool = False
-
-    @property
-    def order(self) -> tuple[int, ...]:
-        """Return the candidates' places by slot."""
-        return self.ballot.slots
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from server.ballot.render import render
-from server.job import Ballot, Candidate, Job, Sampling
+from server.job import Job, Sampling
+from server.judge.ballot import Ballot, Candidate
+from server.judge.render import render
 
 
 def ballot(*texts: str, **changes: Any) -> Ballot:

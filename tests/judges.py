@@ -13,12 +13,12 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
 from server.app import create_app
-from server.calibration import Calibration
 from server.engines.base import Ability, Engine
 from server.engines.scripted import Answer, Script, Scripted
-from server.judging import Judging
+from server.judge.calibration import Calibration
+from server.judge.judging import Judging
+from server.judge.wire import JudgeBody
 from server.protocol.common import parse
-from server.protocol.judge import JudgeBody
 from server.settings import Settings
 
 Candidates = Sequence[str] | Sequence[dict[str, Any]]

@@ -21,9 +21,9 @@ from server.api.spool import Spool, too_large
 from server.api.stream import EventStream
 from server.batch import completed
 from server.errors import EvenhandError, PlanError
-from server.judging import Judging
+from server.judge.judging import Judging
+from server.judge.wire import MOST_ID, JudgeBody
 from server.protocol.common import parse, shown
-from server.protocol.judge import MOST_ID, JudgeBody
 
 router = APIRouter()
 log = logging.getLogger("evenhand")

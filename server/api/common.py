@@ -13,9 +13,9 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from server.admission import Admission
-from server.calibration import Calibration
 from server.engines.base import Engine
 from server.errors import EngineError, PlanError
+from server.judge.calibration import Calibration
 from server.protocol.common import Body, parse
 from server.settings import Settings
 

@@ -16,8 +16,9 @@ from fastapi.responses import JSONResponse, Response
 
 from server.api.common import Service, resolve, unexpected, until_disconnect
 from server.api.stream import EventStream
+from server.chunk import Chunk
 from server.errors import EngineError, EvenhandError, PlanError
-from server.job import Chunk, Job, Prompt, Reply
+from server.job import Job, Prompt, Reply
 from server.pipeline import Plan, compose, plan
 from server.protocol import sse
 from server.protocol.chat import ChatBody

@@ -8,8 +8,8 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 
 from server.api.common import Service, read, resolve, service, until_disconnect
-from server.judging import Judging
-from server.protocol.judge import JudgeBody
+from server.judge.judging import Judging
+from server.judge.wire import JudgeBody
 
 router = APIRouter()
 

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from server.job import Chunk, Job
+from server.chunk import Chunk
+from server.job import Job
 
 Ability = Literal["text", "logprobs", "attention", "cache", "grammar"]
 

@@ -8,19 +8,10 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, fsum, log
 
+from server.chunk import Chunk, FinishReason, Scored, Usage
 from server.engines.base import Ability, ModelInfo
 from server.errors import EngineError
-from server.job import (
-    ChatPrompt,
-    Chunk,
-    FinishReason,
-    Job,
-    Prompt,
-    Sampling,
-    Scored,
-    TextPrompt,
-    Usage,
-)
+from server.job import ChatPrompt, Job, Prompt, Sampling, TextPrompt
 
 ANSWER = re.compile(
     r"^Answer ([A-Z])(?:, part \d+)?: (?:<(text-[0-9a-f]+)>((?s:.*?))</\2>|(.*))$", re.MULTILINE

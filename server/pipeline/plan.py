@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from server.ballot.check import check_ballot
 from server.engines.base import Engine
 from server.job import Job
+from server.judge.check import check_ballot
 from server.pipeline import checks
 from server.pipeline.parse import MOST_STAGES, parse
 from server.stages.base import Level, Stage, Way

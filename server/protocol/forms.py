@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from server.job import Chunk, Scored
+from server.chunk import Chunk, Scored
 from server.protocol import logprobs
 from server.protocol.logprobs import Offsets
 

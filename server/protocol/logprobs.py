@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from server.job import Scored
+from server.chunk import Scored
 
 LOWEST = -9999.0  # JSON has no minus infinity
 

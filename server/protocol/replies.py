@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any, Protocol
 
+from server.chunk import Chunk, Usage
 from server.engines.base import ModelInfo
-from server.job import Chunk, Usage
 
 
 @dataclass(frozen=True, slots=True)

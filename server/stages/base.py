@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict
 
 from server.engines.base import Ability
 from server.errors import PlanError
-from server.job import Ballot, Job, Reply
+from server.job import Job, Reply
+from server.judge.ballot import Ballot
 
 Need = Ability | Literal["documents", "candidates", "set", "session"]
 Claim = Literal["order", "answer", "parts", "positions", "visibility", "cache"]

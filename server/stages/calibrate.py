@@ -10,11 +10,12 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from server.ballot.bias import corrected, key, lead
-from server.ballot.call import vote
-from server.calibration import Bias
 from server.errors import EngineError, PlanError
-from server.job import Ballot, Candidate, Job, Reply
+from server.job import Job, Reply
+from server.judge.ballot import Ballot, Candidate
+from server.judge.bias import corrected, key, lead
+from server.judge.calibration import Bias
+from server.judge.call import vote
 from server.stages.base import Claim, Level, Need, Proceed, Stage, ballot_of, check_two
 from server.stages.swap import together
 

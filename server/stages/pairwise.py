@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from portia.consensus import SETTLED
 from portia.pairs import Pair, decide_pairs
 from portia.verdict import TIE, Verdict, Vote, decide
-from server.job import Ballot, Job, Reply
+from server.job import Job, Reply
+from server.judge.ballot import Ballot
 from server.stages.base import Claim, Level, Need, Proceed, Stage, ballot_of
 from server.stages.swap import together
 

@@ -10,7 +10,8 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from portia.align import align
-from server.job import FormName, Job, Reply
+from server.job import Job, Reply
+from server.judge.ballot import FormName
 from server.stages.base import (
     Claim,
     Ladder,

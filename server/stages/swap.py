@@ -7,8 +7,8 @@ from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, TypeVar
 
-from server.ballot.bias import learn
 from server.job import Job, Reply
+from server.judge.bias import learn
 from server.stages.base import Claim, Level, Need, Proceed, Stage, Way, ballot_of
 
 Result = TypeVar("Result")

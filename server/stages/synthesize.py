@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import ClassVar, Literal
 
-from server.ballot.letters import letters
-from server.job import Call, Job, Reply, Statement
+from server.job import Job, Reply
+from server.judge.ballot import Call, Statement
+from server.judge.letters import letters
 from server.stages.base import Claim, Ladder, Level, Need, Proceed, Stage, Way, ballot_of
 
 

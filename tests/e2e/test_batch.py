@@ -28,6 +28,7 @@ import time
 from server import cli
 from server.engines import registry
 from server.engines.scripted import Scripted, slot_lover
+from trials.cli import app
 
 answer = slot_lover()
 
@@ -36,7 +37,7 @@ def script(prompt, sampling):
     return answer(prompt, sampling)
 
 cli.load = registry.load = lambda settings: Scripted(script)
-cli.app()
+app()
 """
 HEAD = {"content-type": "application/x-ndjson"}
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 from live import eventually
 
-EVENHAND = [sys.executable, "-c", "from server.cli import app; app()", "serve"]
+EVENHAND = [sys.executable, "-c", "from trials.cli import app; app()", "serve"]
 
 
 @contextmanager

@@ -11,11 +11,12 @@ from typer.testing import CliRunner
 from server import cli
 from server.engines.scripted import Scripted
 from server.settings import Settings
+from trials.cli import app
 
 
 def fails(*arguments: str) -> str:
     """Return what `evenhand serve` leaves on standard error."""
-    done = CliRunner().invoke(cli.app, ["serve", *arguments])
+    done = CliRunner().invoke(app, ["serve", *arguments])
     assert done.exit_code == 1
     assert done.stdout == ""
     return done.stderr
@@ -60,7 +61,7 @@ def test_options_win_and_reach_the_settings(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("EVENHAND_PORT", "1")
     monkeypatch.setenv("EVENHAND_THREADS", "3")
     options = ["--port", "2", "--api-key", "a", "--api-key", "b", "--served-model-name", "m"]
-    done = CliRunner().invoke(cli.app, ["serve", *options, "--strict", "--queue-limit", "5"])
+    done = CliRunner().invoke(app, ["serve", *options, "--strict", "--queue-limit", "5"])
     assert done.exit_code == 0, done.output
     (settings,) = seen
     assert (settings.port, settings.threads, settings.queue_limit) == (2, 3, 5)

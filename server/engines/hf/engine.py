@@ -23,13 +23,13 @@ from kvedit.hf import open_door
 from kvedit.shelf import Shelf
 from pine import cpu
 from server.engines.base import Ability, ModelInfo
-from server.engines.hf.grammar import Grammars
 from server.engines.hf.plan import Planner
-from server.engines.hf.prompts import Encoder
 from server.engines.hf.stream import Channel, Stream
-from server.engines.hf.vocabulary import Vocabulary
 from server.engines.hf.worker import Ticket, Worker
 from server.job import Job
+from server.text.grammar import Grammars
+from server.text.prompts import Encoder
+from server.text.vocabulary import Vocabulary
 
 ACTIVE = 64  # sequences that run at once
 REUSE = 256 * 2**20  # bytes of cache kept for later requests

@@ -11,13 +11,13 @@ from transformers import PreTrainedModel
 from kvedit.hf import Door
 from kvedit.shelf import Shelf
 from server.engines.hf.forward import Forward, Prefill, Read, Stock
-from server.engines.hf.grammar import Grammars
-from server.engines.hf.prompts import Encoded, Encoder, overflow
 from server.engines.hf.sampling import processors
 from server.engines.hf.sequence import Choice, Sequence
-from server.engines.hf.vocabulary import Vocabulary
 from server.errors import PlanError
 from server.job import Job, Sampling
+from server.text.grammar import Grammars
+from server.text.prompts import Encoded, Encoder, overflow
+from server.text.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, slots=True)

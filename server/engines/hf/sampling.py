@@ -17,8 +17,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from server.engines.hf.grammar import Allowed
 from server.job import Sampling
+from server.text.grammar import Allowed
 
 SEEDS = 1 << 64  # a generator's seeds; -1 is the largest, as in torch.manual_seed
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from server.engines.hf.vocabulary import Vocabulary
-from server.job import Scored
+from server.chunk import Scored
+from server.text.vocabulary import Vocabulary
 
 ROWS = 256  # prompt positions scored at once: the float32 copy stays small
 

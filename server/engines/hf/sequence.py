@@ -15,13 +15,14 @@ from llguidance import LLMatcher
 from torch import Tensor
 
 from kvedit.reading import Reading
+from server.chunk import Chunk, FinishReason, Scored, Usage
 from server.engines.hf.forward import Forward
-from server.engines.hf.prompts import Encoded
 from server.engines.hf.sampling import Sampler
 from server.engines.hf.scores import Scorer
-from server.engines.hf.text import TextStream
-from server.engines.hf.vocabulary import Vocabulary
-from server.job import Chunk, FinishReason, Sampling, Scored, Usage
+from server.job import Sampling
+from server.text.answer import TextStream
+from server.text.prompts import Encoded
+from server.text.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
+from server.chunk import Chunk
 from server.errors import EngineError
-from server.job import Chunk
 
 Item = Chunk | EngineError | None
 

@@ -15,11 +15,11 @@ from time import monotonic
 import torch
 
 from kvedit.hf import Door
+from server.chunk import Chunk
 from server.engines.hf.batch import read
 from server.engines.hf.sequence import Sequence
 from server.engines.hf.stream import Channel
 from server.errors import EngineError
-from server.job import Chunk
 
 PROMPT_TOKENS = 1024  # of prompts in one shared forward; a longer piece has work enough of its own
 PATIENCE = 0.02  # seconds that the first of several requests waits for those that are being planned

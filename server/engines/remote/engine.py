@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 
 from openai import AsyncOpenAI, AsyncStream
 
+from server.chunk import Chunk
 from server.engines.base import Ability, ModelInfo
 from server.engines.remote.access import Access
 from server.engines.remote.body import Ask
@@ -15,7 +16,7 @@ from server.engines.remote.discovery import Found, Logprobs, discover
 from server.engines.remote.reading import Reader
 from server.engines.remote.stream import Stream
 from server.errors import EngineError, PlanError
-from server.job import Chunk, Job
+from server.job import Job
 
 
 class RemoteEngine:

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
+from server.chunk import Chunk, FinishReason, Scored, Usage
 from server.engines.remote.faults import strange
 from server.engines.remote.wire import Answer, Choice
 from server.errors import EngineError, PlanError
-from server.job import Chunk, FinishReason, Sampling, Scored, Usage
+from server.job import Sampling
 
 FINISHED: Mapping[str, FinishReason] = MappingProxyType(
     {

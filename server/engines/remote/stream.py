@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 
-from server.job import Chunk
+from server.chunk import Chunk
 
 AHEAD = 64  # chunks read before the caller takes them; then the other server has to wait
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from server.job import Scored, Usage
+from server.chunk import Scored, Usage
 
 Logprob = Annotated[float, Field(le=1e-3)]  # above zero by rounding at most, and never NaN
 NO_ID = -1  # these servers name tokens by their text alone

@@ -7,9 +7,10 @@ from typing import Any
 import httpx
 import pytest
 
+from server.chunk import Chunk
 from server.engines.scripted import Answer, Scripted
 from server.errors import EngineError
-from server.job import Chunk, Job
+from server.job import Job
 
 Client = Callable[..., Awaitable[httpx.AsyncClient]]
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from judges import ALL, asked, invariant, judged, opinionated, quick, serving
 
 from portia.metrics import Item, ReportCard
-from server.calibration import Calibration
 from server.engines.scripted import Scripted, content_judge, slot_lover
+from server.judge.calibration import Calibration
 
 PINE, SWAP, PAIRWISE = {"stage": "pine"}, {"stage": "swap"}, {"stage": "pairwise"}
 PORTIA, SYNTHESIZE = {"stage": "portia"}, {"stage": "synthesize"}

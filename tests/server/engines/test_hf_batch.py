@@ -11,9 +11,10 @@ from models import tiny_llama, tiny_qwen2
 
 from kvedit.plain import Plain
 from pine.reading import Pine
+from server.chunk import Chunk
 from server.engines.hf import HfEngine
 from server.errors import EngineError, PlanError
-from server.job import Chunk, Job, Part, Sampling, TextPrompt
+from server.job import Job, Part, Sampling, TextPrompt
 
 TOKENS = 24
 GREEDY = Sampling(max_tokens=TOKENS, temperature=0, ignore_eos=True, logprobs=2)

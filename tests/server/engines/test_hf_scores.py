@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from server.engines.hf.scores import Scorer, log_probabilities
-from server.engines.hf.vocabulary import Vocabulary
 from server.job import TokenPrompt
+from server.text.vocabulary import Vocabulary
 
 
 def test_the_chosen_value_is_its_entry_among_the_alternatives(ask):

@@ -13,9 +13,10 @@ from live import eventually
 from other_server import KEY, Answer, OtherServer, event, failed, other_server, streamed
 from starlette.responses import JSONResponse, StreamingResponse
 
+from server.chunk import Chunk
 from server.engines.remote import Access, RemoteEngine
 from server.errors import EngineError, EvenhandError, PlanError
-from server.job import ChatPrompt, Chunk, Job, Message, Part, Sampling
+from server.job import ChatPrompt, Job, Message, Part, Sampling
 
 Make = Callable[..., Awaitable[RemoteEngine]]
 

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from server.chunk import Chunk, Scored, Usage
 from server.engines.remote.reading import Reader, weights
 from server.errors import EngineError, EvenhandError, PlanError
-from server.job import Chunk, Sampling, Scored, Usage
+from server.job import Sampling
 from server.protocol.replies import merged
 
 LABELS = ("A", "B", "T")

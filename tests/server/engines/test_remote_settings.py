@@ -16,6 +16,7 @@ from server.engines.base import Engine
 from server.engines.registry import load
 from server.errors import PlanError
 from server.settings import Settings
+from trials.cli import app
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,7 @@ def test_settings_out_of_range(wrong: dict[str, object]) -> None:
 
 def test_a_server_that_is_not_there_is_told_in_one_line() -> None:
     arguments = ["serve", "--engine", "remote", "--remote-url", "http://127.0.0.1:1/v1"]
-    done = CliRunner().invoke(cli.app, [*arguments, "--remote-retries", "0"])
+    done = CliRunner().invoke(app, [*arguments, "--remote-retries", "0"])
     assert done.exit_code == 1
     assert done.stderr == (
         "evenhand: remote server must be reachable, got no connection to http://127.0.0.1:1/v1 or "
@@ -90,7 +91,7 @@ def test_options_reach_the_engine(theirs: OtherServer, monkeypatch: pytest.Monke
     monkeypatch.setenv("EVENHAND_REMOTE_KEY", KEY)
     monkeypatch.setenv("EVENHAND_REMOTE_LOGPROBS", "no")
     options = ["--remote-url", theirs.address, "--remote-timeout", "5", "--max-model-len", "99"]
-    done = CliRunner().invoke(cli.app, ["serve", "--engine", "remote", *options])
+    done = CliRunner().invoke(app, ["serve", "--engine", "remote", *options])
     assert done.exit_code == 0, done.output
     ((settings, engine),) = seen
     assert settings.names == (engine.info.id,) == ("theirs",)

@@ -8,9 +8,11 @@ from typing import ClassVar, Literal
 import pytest
 from ballots import judging
 
+from server.chunk import Chunk
 from server.engines.scripted import Answer, Scripted, slot_lover
 from server.errors import EngineError
-from server.job import Chunk, Job, Message, Part, Reply, Sampling, TextPrompt
+from server.job import Job, Message, Part, Reply, Sampling, TextPrompt
+from server.judge.ladder import climb
 from server.pipeline import Plan, compose, plan
 from server.stages.base import Claim, Level, Need, Proceed, Stage
 from server.stages.swap import Swap
@@ -54,7 +56,7 @@ async def test_stages_wrap_the_engine_first_one_outermost() -> None:
 async def test_no_stage_is_skipped() -> None:
     on = engine()
     stages = plan([SWAP, PINE], engine=on, job=judging())
-    reply = await compose(stages, on)(judging())
+    reply = await climb(stages, on)(judging())
     assert [call.order for call in reply.calls] == [(0, 1), (1, 0)]
     assert all(call.stages == ("swap", "pine") for call in reply.calls)
     for seen in on.jobs:
@@ -65,7 +67,7 @@ async def test_no_stage_is_skipped() -> None:
 
 async def test_a_plain_ballot_keeps_the_callers_order_and_the_stock_path() -> None:
     on = engine()
-    [call] = (await compose(Plan(()), on)(judging("y", "x"))).calls
+    [call] = (await climb(Plan(()), on)(judging("y", "x"))).calls
     assert call.order == (0, 1)
     assert on.jobs[0].reader is None
     [message] = on.jobs[0].prompts[0].messages  # type: ignore[union-attr]
@@ -76,7 +78,7 @@ async def test_a_plain_ballot_keeps_the_callers_order_and_the_stock_path() -> No
 async def test_a_failing_call_leaves_nothing_running() -> None:
     on = Scripted([Answer("A", {"A": -0.1, "B": -3.0, "T": -9.0})])  # nothing for the second call
     with pytest.raises(EngineError, match="script must have an answer left"):
-        await compose(Plan((Swap(),)), on)(judging())
+        await climb(Plan((Swap(),)), on)(judging())
     assert on.running == 0
 
 
@@ -103,7 +105,7 @@ async def test_a_cancelled_judge_closes_its_streams(monkeypatch: pytest.MonkeyPa
     on, streams = engine(), [Waiting(), Waiting()]
     left = iter(streams)
     monkeypatch.setattr(on, "_stream", lambda job: next(left))
-    work = asyncio.ensure_future(compose(Plan((Swap(),)), on)(judging()))
+    work = asyncio.ensure_future(climb(Plan((Swap(),)), on)(judging()))
     async with asyncio.timeout(5):
         for stream in streams:
             await stream.reached.wait()

@@ -2,7 +2,7 @@
 
 import json
 
-from server.job import Chunk, Scored, Usage
+from server.chunk import Chunk, Scored, Usage
 from server.protocol import sse
 from server.protocol.forms import ChatForm, CompletionForm
 from server.protocol.logprobs import LOWEST

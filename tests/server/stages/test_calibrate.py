@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from judges import quick
 
 from portia.verdict import TIE
-from server.ballot.bias import key
-from server.calibration import Calibration
 from server.engines.scripted import Answer, Scripted, content_judge, slot_lover
 from server.errors import EngineError, PlanError
 from server.job import Job, Reply
-from server.pipeline import compose, plan
+from server.judge.bias import key
+from server.judge.calibration import Calibration
+from server.judge.ladder import climb
+from server.pipeline import plan
 from server.stages.calibrate import CONTENT_FREE
 
 ALL = ("text", "logprobs", "attention")
@@ -37,7 +38,7 @@ def known(store: Calibration, *biases: float) -> Job:
 async def asked(script: Any, job: Job, *inner: Any, **fields: Any) -> tuple[Reply, Scripted]:
     engine = Scripted(script, ALL)
     made = plan([{"stage": "calibrate", **fields}, *inner], engine=engine, job=job)
-    return await compose(made, engine)(job), engine
+    return await climb(made, engine)(job), engine
 
 
 async def test_the_stores_mean_is_taken_from_one_call() -> None:
@@ -59,7 +60,7 @@ async def test_requests_with_swap_teach_it_across_restarts(tmp_path: Path) -> No
     store = Calibration(tmp_path / "biases")
     for place in range(3):
         job = judging("x", f"y{place}").but(calibration=store)
-        await compose(plan([{"stage": "swap"}], engine=engine, job=job), engine)(job)
+        await climb(plan([{"stage": "swap"}], engine=engine, job=job), engine)(job)
     with pytest.raises(PlanError, match="from at least 20 verdicts, got 3 of this model"):
         await asked(slot_lover(0, 1.5), job)
     store.close()

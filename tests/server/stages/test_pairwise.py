@@ -15,7 +15,8 @@ from judges import quick
 from portia.verdict import TIE, Verdict
 from server.engines.scripted import Answer, Script, Scripted, answers, content_judge, slot_lover
 from server.job import Job, Reply, Sampling
-from server.pipeline import compose, plan
+from server.judge.ladder import climb
+from server.pipeline import plan
 
 PAIRWISE = {"stage": "pairwise"}
 
@@ -23,7 +24,7 @@ PAIRWISE = {"stage": "pairwise"}
 async def asked(script: Script, job: Job, *inner: Any) -> tuple[Reply, Verdict]:
     engine = Scripted(script, ("text", "logprobs", "attention"))
     made = plan([PAIRWISE, *inner], engine=engine, job=job)
-    reply = await compose(made, engine)(job)
+    reply = await climb(made, engine)(job)
     assert reply.verdict is not None
     return reply, reply.verdict
 

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from judges import quick
 
-from server.job import Ballot, Job, Reply
+from server.job import Job, Reply
+from server.judge.ballot import Ballot
 from server.stages.portia import Parted, Portia
 
 sentences = st.lists(st.sampled_from(["Red. ", "Blue! ", "- item\n", "So it is. "]), max_size=6)

@@ -8,7 +8,8 @@ from ballots import judging
 
 from server.engines.scripted import Answer, Scripted
 from server.job import Job, Reply
-from server.pipeline import compose, plan
+from server.judge.ladder import climb
+from server.pipeline import plan
 from server.stages.sample import Sample
 
 
@@ -17,7 +18,7 @@ async def asked(job: Job, **fields: object) -> tuple[Reply, Job]:
     said = ["Verdict: [[A]]", "Verdict: [[B]]", "hm", "Verdict: [[A]]", "Verdict: [[T]]"] * 2
     engine = Scripted([Answer(text) for text in said])
     made = plan([{"stage": "sample", **fields}], engine=engine, job=job)
-    reply = await compose(made, engine)(job)
+    reply = await climb(made, engine)(job)
     assert len(engine.jobs) == 2  # swap is implied: one job per order, however many answers
     return reply, engine.jobs[0]
 

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.job import Ballot, Call, Candidate, Job, Reply, Sampling, Usage
+from server.chunk import Usage
+from server.job import Job, Reply, Sampling
+from server.judge.ballot import Ballot, Call, Candidate
 from server.stages.swap import Swap, latin_square
 
 

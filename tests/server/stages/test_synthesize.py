@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from ballots import ballot, judging
 
-from server.job import Call, Job, Reply, Usage
+from server.chunk import Usage
+from server.job import Job, Reply
+from server.judge.ballot import Call
 from server.stages.synthesize import Synthesize
 
 

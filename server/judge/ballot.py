@@ -1,0 +1,122 @@
+"""The nouns of a judge: what it is asked, and what it said."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from portia.verdict import Method
+from server.chunk import Usage
+
+FormName = Literal["relation", "score", "likert"]
+Lettering = Literal["fixed", "random"]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One answer before the judge; `index` is its place in the caller's list."""
+
+    id: str
+    text: str
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """What a judge said before, of the same candidates.
+
+    order    the candidates' places by slot, as it was shown them
+    letters  by slot: under which it knew them
+    """
+
+    text: str
+    order: tuple[int, ...]
+    letters: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ballot:
+    """What a judge is asked: which of the candidates, shown in `order`, answers best.
+
+    order           places in `candidates` by slot, slot j carries letter j; None = no stage has
+                    fixed an order, the caller's is shown
+    template        name of a built-in template, or an inline one with named placeholders
+    as_documents    True = the candidates are an unordered set (a reading stage sees to that)
+    min_label_mass  summed probability of the labels below which an answer counts as unparsed
+    lettering       fixed = A, B, ... by slot; random = drawn anew for every order, from the seed
+    ranking         how several calls make one ranking; None = kemeny, or borda where it is too long
+    evidence        True = the model explains first and ends with its verdict
+    parts           each candidate cut into as many parts, shown in turn; () = whole
+    debate          statements shown besides the candidates
+    """
+
+    question: str
+    candidates: tuple[Candidate, ...]
+    order: tuple[int, ...] | None = None
+    template: str = "plain"
+    reference: str | None = None
+    criteria: str | None = None
+    form: FormName = "relation"
+    as_documents: bool = False
+    min_label_mass: float = 0.01
+    lettering: Lettering = "fixed"
+    seed: int = 0
+    ranking: Method | None = None
+    evidence: bool = False
+    parts: tuple[tuple[str, ...], ...] = ()
+    debate: tuple[Statement, ...] = ()
+
+    @property
+    def slots(self) -> tuple[int, ...]:
+        """Return the candidates' places by slot: as a stage fixed them, else the caller's."""
+        return self.order or tuple(range(len(self.candidates)))
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Return the candidates' texts by their places."""
+        return tuple(candidate.text for candidate in self.candidates)
+
+    def canonical(self) -> tuple[int, ...]:
+        """Return the candidates' places in an order that depends on their content alone."""
+        key = [(candidate.text, candidate.id) for candidate in self.candidates]
+        return tuple(sorted(range(len(key)), key=key.__getitem__))
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One answer of several to the same prompt; `verdict` is None if it could not be read."""
+
+    verdict: str | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a judge: the ballot shown, and what the model made of it.
+
+    labels    by slot the candidate's letter; then T for a tie, where the form has it
+    logprobs  natural-log probability of what may be said, or None where it was not asked for
+    verdict   what was said: a letter, a point, scores; None if the answer could not be read
+    choice    the slot that this prefers, TIE, or None
+    values    by slot, in the form's unit, or None
+    samples   the single answers, where there are several
+    repeated  True = this prompt was asked before in this request: its answer is used again
+    """
+
+    ballot: Ballot
+    labels: tuple[str, ...]
+    logprobs: Mapping[str, float] | None
+    verdict: str | None
+    choice: int | None
+    values: tuple[float, ...] | None
+    text: str
+    usage: Usage
+    stages: tuple[str, ...] = ()
+    samples: tuple[Sample, ...] = ()
+    repeated: bool = False
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Return the candidates' places by slot."""
+        return self.ballot.slots

@@ -1,0 +1,79 @@
+"""The slot bias: what a judge gives the first slot, whoever stands there.
+
+Two calls in both orders show it; a call alone is corrected by the mean of what others showed
+(spec portia-and-judge 2). Under a reading that knows no slots it is the bias of the labels.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from portia.verdict import TIE
+from server.errors import EngineError
+from server.job import Job
+from server.judge.ballot import Ballot, Call
+from server.judge.calibration import BiasKey
+from server.judge.letters import TIE as TIE_LABEL
+from server.judge.template import built_in
+
+HALF_POINT = 0.5  # scores are whole: a lead below this is nearer to none than to one
+log = logging.getLogger("evenhand")
+
+
+def key(job: Job, ballot: Ballot) -> BiasKey:
+    """Return what the bias is a property of."""
+    template = ballot.template
+    if template not in built_in():
+        template = hashlib.sha256(template.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    reading = "set" if ballot.as_documents else "plain"
+    return BiasKey(job.fingerprint, template, ballot.form, ballot.lettering, reading)
+
+
+def lead(call: Call) -> float:
+    """Return by how much the first slot leads the second, in the form's unit."""
+    assert call.values is not None, "only a call with values has a lead"
+    first, second = call.values
+    return first - second
+
+
+async def learn(job: Job, calls: Sequence[Call]) -> None:
+    """Take what two calls in both orders show of the slot bias into the store.
+
+    Only of plain calls that could be read; and no fault of the store spoils their verdict.
+    """
+    if job.calibration is None or len(calls) != 2 or not all(map(_plain, calls)):
+        return
+    found = math.fsum(map(lead, calls)) / 2
+    try:
+        await asyncio.to_thread(job.calibration.observe, key(job, calls[0].ballot), found)
+    except EngineError as error:
+        log.warning("%s", error.message)
+
+
+def _plain(call: Call) -> bool:
+    ballot = call.ballot
+    changed = ballot.evidence or ballot.parts or ballot.debate or call.repeated
+    return not changed and call.choice is not None and call.values is not None
+
+
+def corrected(call: Call, bias: float) -> Call:
+    """Return a call as a judge without this slot bias would have made it.
+
+    Its lead is less by the bias; the middle of the two values stays, and so does a tie's label.
+    """
+    if call.values is None:
+        return call
+    rest, middle = lead(call) - bias, math.fsum(call.values) / 2
+    values = (middle + rest / 2, middle - rest / 2)
+    if call.choice is None:
+        return replace(call, values=values)
+    if call.ballot.form == "relation":
+        tied = rest == 0 or (call.logprobs or {}).get(TIE_LABEL, -math.inf) >= max(values)
+    else:
+        tied = abs(rest) < HALF_POINT
+    return replace(call, values=values, choice=TIE if tied else 0 if rest > 0 else 1)

@@ -1,0 +1,234 @@
+"""From a prompt to token ids; under a reading, to prefix, documents and suffix."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import groupby
+from typing import Any, Protocol
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from pine.segments import Ids, Segments
+from server.errors import PlanError
+from server.job import ChatPrompt, Part, Prompt, TextPrompt, TokenPrompt
+from server.text.control import ControlTokens, tokenised
+from server.text.literal import hidden, new_mark, shown
+from server.text.middle import middle
+from server.text.vocabulary import Vocabulary
+
+KNOWN = 256  # prompts whose control tokens are remembered
+
+Show = Callable[[tuple[Part, ...]], str]
+
+
+class Tokenise(Protocol):
+    """A way to tokenise each text on its own, the first perhaps as the opening of a prompt."""
+
+    def __call__(self, texts: Sequence[str], *, opening: bool = False) -> list[Ids]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A prompt as the model takes it.
+
+    ids       the whole prompt, in physical order
+    text      the prompt as text, for `echo`
+    segments  its parts under a reading, in canonical order
+    """
+
+    ids: Ids
+    text: str
+    segments: Segments | None = None
+
+
+class Encoder:
+    """Turns prompts into token ids; not safe for two threads at once, like the tokenizer it uses.
+
+    limit  the model's context, tokens: text that cannot fit is refused before it is tokenised
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary, limit: int
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._vocabulary = vocabulary
+        self._limit = limit
+        self._control = ControlTokens(tokenizer)
+        self._known: dict[str, Counter[str]] = {}
+
+    def encode(self, prompt: Prompt, *, as_set: bool) -> Encoded:
+        """Return the prompt's ids.
+
+        as_set  whether a reading will read it: its documents are then cut out as segments
+        raises  PlanError  if the prompt has no ids, or not the one set that a reading needs
+        """
+        encode = self._segments if as_set else self._whole
+        encoded = encode(prompt, self._tokenise)
+        if not encoded.ids:
+            raise PlanError("prompt must have at least one token, got none; send some text")
+        bare, literals = hidden(prompt)
+        if not literals:
+            return encoded
+        own = self._own_commands(bare, literals, encode)
+        if not self._control.obeyed(encoded.ids, own, [*literals.values()]):
+            return encoded
+        spelled = encode(bare, partial(self._control.spelled, literals=literals))
+        return replace(spelled, text=shown(spelled.text, literals))
+
+    def _own_commands(
+        self,
+        bare: Prompt,
+        literals: Mapping[str, str],
+        encode: Callable[[Prompt, Tokenise], Encoded],
+    ) -> Counter[str]:
+        """Return the control tokens of a prompt but for its literal texts: often the same prompt.
+
+        bare    with marks in the place of the literal texts
+        encode  the method that encodes it
+        """
+        key = f"{encode.__name__} {bare!r}"
+        for mark in literals:
+            key = key.replace(mark, "[]")
+        if key not in self._known:
+            if len(self._known) == KNOWN:
+                self._known.clear()
+            without = encode(bare, partial(tokenised, self._tokenizer))
+            self._known[key] = self._control.count(without.ids)
+        return self._known[key]
+
+    def _whole(self, prompt: Prompt, tokenise: Tokenise) -> Encoded:
+        if isinstance(prompt, TokenPrompt):
+            self._check_ids(prompt.ids)
+            return Encoded(prompt.ids, self._decode(prompt.ids))
+        if isinstance(prompt, ChatPrompt):
+            text = self._render(prompt, _joined)
+            return Encoded(tokenise([text])[0], text)
+        text = _joined(prompt.parts)
+        if prompt.suffix is None:
+            return Encoded(tokenise([text], opening=True)[0], text)
+        texts = [text, prompt.suffix]
+        ids = dict(zip(texts, tokenise(texts), strict=True))
+        return Encoded(middle(self._tokenizer, ids.__getitem__, *texts), text)
+
+    def _segments(self, prompt: Prompt, tokenise: Tokenise) -> Encoded:
+        """Cut the rendered prompt at its set of documents, and tokenise each piece on its own."""
+        if isinstance(prompt, TokenPrompt):
+            raise PlanError(
+                "prompt must be text under a reading stage, got token ids; send text, `documents`"
+            )
+        if isinstance(prompt, TextPrompt) and prompt.suffix is not None:
+            raise PlanError(
+                "suffix cannot go with a reading stage, got both; leave one of them out",
+                param="suffix",
+            )
+        documents = _only_set(prompt)
+        mark = new_mark()
+        text = self._marked(prompt, mark)
+        if text.count(mark) != 1:
+            raise PlanError(
+                "chat template must show each message once, got the documents "
+                f"{text.count(mark)} times; leave the reading stage out",
+                param="documents",
+            )
+        before, after = text.split(mark)
+        texts = [before, *(part.text for part in documents), after]
+        prefix, *pieces, suffix = tokenise(texts, opening=isinstance(prompt, TextPrompt))
+        segments = Segments(prefix, tuple(pieces), suffix).canonical()
+        return Encoded(segments.ids, self._decode(segments.ids), segments)
+
+    def _marked(self, prompt: TextPrompt | ChatPrompt, mark: str) -> str:
+        """Render the prompt with a mark that no caller can guess in place of the set."""
+
+        def show(parts: tuple[Part, ...]) -> str:
+            runs = [(group, list(run)) for group, run in groupby(parts, lambda part: part.group)]
+            return "".join(_joined(run) if group is None else mark for group, run in runs)
+
+        return show(prompt.parts) if isinstance(prompt, TextPrompt) else self._render(prompt, show)
+
+    def _render(self, prompt: ChatPrompt, show: Show) -> str:
+        """Render the chat template, with text as `show` writes it."""
+        if not self._tokenizer.chat_template:
+            raise PlanError(
+                "model must have a chat template for chat, got a tokenizer without one; "
+                "use /v1/completions"
+            )
+        messages = [
+            {**each.extra, "role": each.role, "content": show(each.parts)}
+            for each in prompt.messages
+        ]
+        tools: list[Any] | None = [dict(tool) for tool in prompt.tools] or None
+        try:
+            text = self._tokenizer.apply_chat_template(
+                messages, tools=tools, tokenize=False, add_generation_prompt=True
+            )
+        except (TemplateError, TypeError, ValueError) as error:
+            raise PlanError(
+                f"messages must suit the model's chat template, got: {error}; change them",
+                param="messages",
+            ) from error
+        return str(text)
+
+    def _tokenise(self, texts: Sequence[str], *, opening: bool = False) -> list[Ids]:
+        """Tokenise each text on its own; PlanError at once if they cannot fit the context."""
+        least = sum(map(len, texts)) // max(self._vocabulary.longest, 1)
+        if least > self._limit:
+            raise overflow(self._limit, f"at least {least}")
+        return tokenised(self._tokenizer, texts, opening=opening)
+
+    def _decode(self, ids: Ids) -> str:
+        return b"".join(self._vocabulary.data[token_id] for token_id in ids).decode(
+            "utf-8", "replace"
+        )
+
+    def _check_ids(self, ids: Ids) -> None:
+        size = self._vocabulary.size
+        wrong = next((token_id for token_id in ids if not 0 <= token_id < size), None)
+        if wrong is not None:
+            raise PlanError(
+                f"token ids must be at least 0 and below {size}, got {wrong}; tokenise the prompt "
+                "with this model's tokenizer",
+                param="prompt",
+            )
+
+
+def overflow(limit: int, prompt: int | str, new: int | None = None) -> PlanError:
+    """Return the error of a prompt that does not fit, in the words clients look for."""
+    wanted = f"{prompt} tokens in the prompt"
+    if new is not None:
+        wanted += f" and {new} for the completion"
+    return PlanError(
+        f"This model's maximum context length is {limit} tokens. However, you requested {wanted}; "
+        "shorten the prompt or ask for fewer tokens (context_length_exceeded)",
+        code="context_length_exceeded",
+    )
+
+
+def _joined(parts: Iterable[Part]) -> str:
+    return "".join(part.text for part in parts)
+
+
+def _only_set(prompt: TextPrompt | ChatPrompt) -> list[Part]:
+    """Return the documents of the prompt's only set."""
+    if isinstance(prompt, TextPrompt):
+        texts = [prompt.parts]
+    else:
+        texts = [message.parts for message in prompt.messages]
+    runs = [
+        list(run)
+        for parts in texts
+        for group, run in groupby(parts, lambda part: part.group)
+        if group is not None
+    ]
+    if len(runs) != 1:
+        raise PlanError(
+            f"prompt must have one set of documents under a reading stage, got {len(runs)}; send "
+            "`documents`, or content parts of one `group` next to each other",
+            param="documents",
+        )
+    if any(not part.text.strip() for part in runs[0]):
+        raise PlanError("document must have text, got an empty one; remove it", param="documents")
+    return runs[0]

@@ -1,0 +1,202 @@
+"""What cannot run is refused before anything runs, in one sentence that says what to do."""
+
+import asyncio
+from copy import deepcopy
+
+import pytest
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
+
+from kvedit.plain import Plain
+from kvedit.shelf import Shelf
+from pine.segments import Segments
+from server.engines.hf import HfEngine
+from server.errors import PlanError
+from server.job import ChatPrompt, Job, Message, Part, Sampling, TextPrompt, TokenPrompt
+from server.text.prompts import Encoder
+from server.text.vocabulary import Vocabulary
+
+
+def reader(segments: Segments, shelf: Shelf) -> Plain:
+    return Plain()
+
+
+@pytest.fixture
+def encoder(tokenizer):
+    return Encoder(tokenizer, Vocabulary(tokenizer, len(tokenizer)), 256)
+
+
+def chat(*parts: Part, role: str = "user") -> ChatPrompt:
+    return ChatPrompt((Message(role, parts),))
+
+
+def refused(ask, *arguments, **numbers) -> PlanError:
+    with pytest.raises(PlanError) as caught:
+        ask(*arguments, **numbers)
+    message = caught.value.message
+    assert "\n" not in message
+    return caught.value
+
+
+@pytest.mark.parametrize(("length", "new"), [(250, 7), (257, 0), (300, 1)])
+def test_a_prompt_with_its_answer_must_fit(ask, length, new):
+    error = refused(ask, TokenPrompt((9,) * length), max_tokens=new)
+    assert (error.status, error.code) == (400, "context_length_exceeded")
+    assert "This model's maximum context length is 256 tokens." in error.message
+    assert "(context_length_exceeded)" in error.message
+    assert f"{length} tokens in the prompt and {new}" in error.message
+
+
+def test_the_last_place_of_the_context_may_be_used(ask):
+    assert ask(TokenPrompt((9,) * 250), max_tokens=6, ignore_eos=True)[-1].finish_reason == "length"
+    rest = ask(TokenPrompt((9,) * 250), max_tokens=None, ignore_eos=True)
+    assert rest[-1].usage.completion_tokens == 6
+    assert refused(ask, TokenPrompt((9,) * 256), max_tokens=None).code == "context_length_exceeded"
+
+
+def test_endless_text_is_refused_without_being_tokenised(ask):
+    error = refused(ask, "fox " * 2_000_000)
+    assert error.code == "context_length_exceeded"
+    assert "at least" in error.message
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        (TokenPrompt(()), "at least one token"),
+        (TokenPrompt((3, 330_000)), "330000"),
+        (TokenPrompt((-1,)), "-1"),
+        (chat(Part("hi"), role="tool"), "no tools here"),
+    ],
+)
+def test_impossible_prompts(ask, prompt, words):
+    assert words in refused(ask, prompt).message
+
+
+def test_chat_needs_a_template(tokenizer, make_model):
+    bare = deepcopy(tokenizer)
+    bare.chat_template = None
+    encoder = Encoder(bare, Vocabulary(bare, len(bare)), 256)
+    with pytest.raises(PlanError, match="chat template"):
+        encoder.encode(chat(Part("hi")), as_set=False)
+
+
+def test_tools_reach_the_template(encoder):
+    prompt = ChatPrompt((Message("user", (Part("hi"),)),), tools=({"name": "search"},))
+    assert encoder.encode(prompt, as_set=False).text.endswith("<search>[assistant] ")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [
+        ({"logit_bias": {330_000: 1.0}}, "logit_bias"),
+        ({"labels": ("Abracadabra",)}, "label"),
+        ({"top_p": -0.5, "temperature": 1.0}, "top_p"),
+        ({"temperature": -1.0}, "temperature"),
+        ({"max_tokens": -1}, "max_tokens"),
+    ],
+)
+def test_impossible_numbers(ask, numbers, words):
+    assert words in refused(ask, "The quick", **numbers).message
+
+
+def test_fill_in_the_middle_uses_the_models_own_tokens(encoder, tokenizer):
+    prompt = TextPrompt((Part("The "),), suffix=" fox")
+    before = tokenizer.encode("The ", add_special_tokens=False)
+    after = tokenizer.encode(" fox", add_special_tokens=False)
+    expected = (0, 2, *before, 3, *after, 4)
+    assert encoder.encode(prompt, as_set=False).ids == expected
+
+
+def test_fill_in_the_middle_needs_such_tokens(pieces_free, ask):
+    with pytest.raises(PlanError, match="fill-in-the-middle"):
+        pieces_free.encode(TextPrompt((Part("The "),), suffix=" fox"), as_set=False)
+
+
+@pytest.fixture
+def pieces_free():
+    backend = Tokenizer(models.BPE({"a": 0, "b": 1}, []))
+    backend.decoder = decoders.ByteLevel()
+    bare = PreTrainedTokenizerFast(tokenizer_object=backend)
+    return Encoder(bare, Vocabulary(bare, 2), 256)
+
+
+def test_segments_are_the_rendered_prompt_cut_at_its_documents(encoder, tokenizer, docs):
+    prompt = ChatPrompt(
+        (
+            Message("system", (Part("Use these."),)),
+            Message("user", (Part("Read: "), *docs, Part("Who is red?"))),
+        )
+    )
+    segments = encoder.encode(prompt, as_set=True).segments
+    special = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+    texts = [tokenizer.decode(document, **special) for document in segments.documents]
+    assert [texts[segments.order.index(place)] for place in range(4)] == [d.text for d in docs]
+    prefix = tokenizer.decode(segments.prefix, **special)
+    assert prefix == "<|bos|>[system] Use these.<|end|>[user] Read: "
+    assert tokenizer.decode(segments.suffix, **special) == "Who is red?<|end|>[assistant] "
+
+
+def test_text_prompts_get_their_opening_token_on_the_prefix_alone(encoder, docs):
+    segments = encoder.encode(TextPrompt((*docs, Part("Who?"))), as_set=True).segments
+    assert segments.prefix == (0,)
+    assert 0 not in sum(segments.documents, segments.suffix)
+
+
+def test_segments_do_not_depend_on_the_callers_order(encoder, docs):
+    first = encoder.encode(TextPrompt((*docs, Part("Who?"))), as_set=True)
+    second = encoder.encode(TextPrompt((*docs[::-1], Part("Who?"))), as_set=True)
+    assert (first.ids, first.text) == (second.ids, second.text)
+    assert first.segments.order != second.segments.order
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        (TokenPrompt((5, 6)), "token ids"),
+        (TextPrompt((Part("no documents"),)), "got 0"),
+        (
+            chat(Part("a", group="x"), Part("between"), Part("b", group="x")),
+            "got 2",
+        ),
+        (chat(Part("a", group="x"), Part(" \n", group="x")), "empty"),
+        (TextPrompt((Part("a", group="x"),), suffix="end"), "suffix"),
+    ],
+)
+def test_a_reading_needs_text_with_one_set(ask, prompt, words):
+    assert words in refused(ask, prompt, reader=reader).message
+
+
+def test_echoed_logprobs_need_the_plain_path(ask, docs):
+    error = refused(ask, TextPrompt(docs), reader=reader, echo=True, logprobs=1)
+    assert "plain path" in error.message
+
+
+def test_a_reading_needs_a_model_that_offers_attention(make_model, tokenizer):
+    model = make_model()
+    model.config.rope_parameters = {**model.config.rope_parameters, "rope_type": "dynamic"}
+    engine = HfEngine(model, tokenizer, name="dynamic")
+    assert engine.offers == {"text", "logprobs", "grammar"}
+    assert "dynamic" in engine.info.refusals["attention"]
+    prompt = TextPrompt((Part("a", group="x"),))
+
+    async def run():
+        try:
+            with pytest.raises(PlanError, match="dynamic"):
+                await engine.generate(Job("m", Sampling(), (prompt,), reader=reader))
+        finally:
+            await engine.close()
+
+    asyncio.run(run())
+
+
+def test_load_takes_safetensors_and_nothing_else(tmp_path, stock, tokenizer):
+    stock.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    engine = HfEngine.load(tmp_path, name="saved", max_model_len=99)
+    assert (engine.info.id, engine.info.max_model_len) == ("saved", 99)
+    asyncio.run(engine.close())
+    weights = tmp_path / "model.safetensors"
+    weights.rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(OSError, match="safetensors"):
+        HfEngine.load(tmp_path, name="saved")

@@ -1,0 +1,1 @@
+"""Trials: a judge tried on data sets, with records that can be continued, and reports."""

@@ -1,0 +1,19 @@
+"""`evenhand`: the command line."""
+
+from __future__ import annotations
+
+import typer
+
+from server.cli import serve
+from trials.commands.judge import judge
+from trials.commands.judge_bias import judge_bias
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+for command in (judge, judge_bias, serve):
+    app.command()(command)
+
+
+@app.callback()
+def evenhand() -> None:
+    """Answer as if the order of the inputs did not matter."""

@@ -1,0 +1,80 @@
+"""The lines of a report card, wherever it is shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from portia.intervals import Rate
+from trials.report.figures import Report
+
+Figure = Rate | float | int | None
+Unit = Literal["share", "signed", "count", "mean", "seconds"]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the card: what it is called, what it means, and where it is found."""
+
+    title: str
+    meaning: str
+    name: str
+    unit: Unit = "share"
+
+    def figure(self, report: Report) -> Figure:
+        """Return a report's figure, its own or its card's; None where it has none."""
+        if hasattr(report, self.name):
+            return getattr(report, self.name)  # type: ignore[no-any-return]
+        return getattr(report.card, self.name, None)
+
+    def written(self, report: Report) -> tuple[str, str]:
+        """Return the figure and the ends of its 95 % bootstrap interval, "-" and "" for none."""
+        figure = self.figure(report)
+        if isinstance(figure, Rate):
+            ends = [self._number(end, 2) for end in figure.bootstrap or ()]
+            return "-" if figure.value is None else self._number(figure.value), " ".join(ends)
+        return "-" if figure is None else self._number(figure), ""
+
+    def _number(self, value: float, places: int = 3) -> str:
+        shapes = {
+            "share": f".{places}f",
+            "signed": f"+.{places}f",
+            "count": ".0f",
+            "mean": ".1f",
+            "seconds": ".3f",
+        }
+        text = f"{value:{shapes[self.unit]}}"
+        return text if self.unit in ("count", "mean", "seconds") else text.replace("0.", ".", 1)
+
+
+PC = Row(
+    "consistency, PC",
+    "position consistency: pairs with the same choice in both orders, of those read",
+    "position_consistency",
+)
+PF = Row(
+    "fairness, PF",
+    "preference fairness: -1 = always the first slot, +1 = the second, 0 = neither preferred",
+    "preference_fairness",
+    "signed",
+)
+ACCURACIES = (
+    Row("accuracy, order 1", "right choices, in the order of the data", "accuracy_first"),
+    Row("accuracy, order 2", "right choices, the two exchanged", "accuracy_second"),
+    Row("accuracy, mean", "right choices, of both orders", "accuracy"),
+    Row(
+        "accuracy, agreed",
+        "right choices, of the pairs whose choice was the same in both orders",
+        "accuracy_when_consistent",
+    ),
+)
+UNPARSED = Row("unparsed", "pairs with a choice that could not be read", "unparsed")
+DECIDED = Row("verdict given", "replies that name a winner", "decided")
+RIGHT = Row("verdict right", "right ones, of the replies that name a winner", "right")
+COSTS = (
+    Row("calls", "of the model, per verdict", "calls", "mean"),
+    Row("tokens", "read and written, per verdict", "tokens", "mean"),
+    Row("seconds", "per verdict", "seconds", "seconds"),
+)
+ITEMS = Row("items", "in the record", "items", "count")
+ROWS = (ITEMS, PC, PF, *ACCURACIES, UNPARSED, DECIDED, RIGHT, *COSTS)
