@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import httpx
-from click.testing import Result
-from transformers import LlamaForCausalLM
+from typer.testing import Result
 
-from kvedit.reading import Reading
-from kvedit.shelf import Shelf
-from pine.segments import Segments
+from server.chunk import Chunk, Usage
 from server.engines.base import Engine
-from server.engines.hf import HfEngine
-from server.job import Chunk, Prompt, Usage
+from server.job import Prompt
+
+if TYPE_CHECKING:  # most of those who ask need no model
+    from transformers import LlamaForCausalLM
+
+    from kvedit.reading import Reading
+    from kvedit.shelf import Shelf
+    from pine.segments import Segments
+    from server.engines.hf import HfEngine
 
 Command = Callable[..., Result]
-MakeModel = Callable[[], LlamaForCausalLM]
-Reader = Callable[[Segments, Shelf], Reading]
 
 
 class Client(Protocol):
@@ -27,6 +29,18 @@ class Client(Protocol):
     def __call__(
         self, engine: Engine | None = None, **settings: Any
     ) -> Awaitable[httpx.AsyncClient]: ...
+
+
+class Reader(Protocol):
+    """Makes the reading of one prompt."""
+
+    def __call__(self, segments: Segments, shelf: Shelf, /) -> Reading: ...
+
+
+class MakeModel(Protocol):
+    """Makes a tiny model, each time an equal one."""
+
+    def __call__(self) -> LlamaForCausalLM: ...
 
 
 class MakeEngine(Protocol):

@@ -1,10 +1,12 @@
 """Tiny real models: a seeded Llama of two layers, a byte-level tokenizer with a chat template."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
+from asking import Ask, MakeEngine, MakeModel, Reader
 from other_server import OtherServer, other_server
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -25,8 +27,6 @@ TEMPLATE = (
 CORPUS = [
     "The quick brown fox jumps over the lazy dog. A B C D, yes or no? élan naïve 東京 🦊"
 ] * 20
-
-Collect = Callable[[Job], list[Chunk]]
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 @pytest.fixture(scope="session")
-def make_model(tokenizer: PreTrainedTokenizerFast) -> Callable[[], LlamaForCausalLM]:
+def make_model(tokenizer: PreTrainedTokenizerFast) -> MakeModel:
     """Return a maker of equal models, large enough in scale to write varied text."""
 
     def make() -> LlamaForCausalLM:
@@ -76,26 +76,26 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> Callable[[], LlamaForCausa
             initializer_range=0.3,
             bos_token_id=0,
             eos_token_id=1,
-            attn_implementation="sdpa",
         )
-        return LlamaForCausalLM(config).eval()
+        config._attn_implementation = "sdpa"
+        model = LlamaForCausalLM(config)
+        model.train(False)
+        return model
 
     return make
 
 
 @pytest.fixture(scope="session")
-def stock(make_model: Callable[[], LlamaForCausalLM]) -> LlamaForCausalLM:
+def stock(make_model: MakeModel) -> LlamaForCausalLM:
     """Return the same model, never touched by an engine."""
     return make_model()
 
 
 @pytest.fixture
-def make_engine(
-    make_model: Callable[[], LlamaForCausalLM], tokenizer: PreTrainedTokenizerFast
-) -> Iterator[Callable[..., HfEngine]]:
+def make_engine(make_model: MakeModel, tokenizer: PreTrainedTokenizerFast) -> Iterator[MakeEngine]:
     engines: list[HfEngine] = []
 
-    def make(**options: object) -> HfEngine:
+    def make(**options: Any) -> HfEngine:
         engines.append(HfEngine(make_model(), tokenizer, name="tiny", **options))
         return engines[-1]
 
@@ -105,23 +105,25 @@ def make_engine(
 
 
 @pytest.fixture(scope="session")
-def engine(
-    make_model: Callable[[], LlamaForCausalLM], tokenizer: PreTrainedTokenizerFast
-) -> Iterator[HfEngine]:
+def engine(make_model: MakeModel, tokenizer: PreTrainedTokenizerFast) -> Iterator[HfEngine]:
     shared = HfEngine(make_model(), tokenizer, name="tiny")
     yield shared
     asyncio.run(shared.close())
 
 
 @pytest.fixture
-def ask(engine: HfEngine) -> Callable[..., list[Chunk]]:
+def ask(engine: HfEngine) -> Ask:
     """Return a way to run one job to its end: `ask(prompt, max_tokens=3)`."""
 
     def run(
-        prompt: Prompt | str, reader: object = None, deterministic: bool = False, **numbers: object
+        prompt: Prompt | str,
+        reader: Reader | None = None,
+        deterministic: bool = False,
+        **numbers: Any,
     ) -> list[Chunk]:
         prompt = TextPrompt((Part(prompt),)) if isinstance(prompt, str) else prompt
-        sampling = Sampling(**{"max_tokens": 16, "temperature": 0.0, **numbers})
+        given: dict[str, Any] = {"max_tokens": 16, "temperature": 0.0, **numbers}
+        sampling = Sampling(**given)
         job = Job("tiny", sampling, (prompt,), reader=reader, deterministic=deterministic)
 
         async def collect() -> list[Chunk]:

@@ -11,12 +11,13 @@ import httpx
 import pytest
 from asking import Client
 
+from server.api.batch import Line
 from server.app import create_app
+from server.chunk import Chunk
 from server.engines.scripted import Answer, Scripted, content_judge
 from server.errors import EngineError
-from server.job import Chunk, Job, Sampling
-from server.judging import Judging
-from server.protocol.judge import JudgeBody
+from server.job import Job, Sampling
+from server.judge.judging import Judging
 from server.settings import Settings
 
 SWAP = [{"stage": "swap"}]
@@ -116,7 +117,7 @@ async def test_a_fault_of_ours_in_checking_is_one_lines_error(
 ) -> None:
     checked = Judging.of
 
-    def of(body: JudgeBody, *rest: Any) -> Judging:
+    def of(body: Line, *rest: Any) -> Judging:
         if body.id == 1:
             raise KeyError("a secret")
         return checked(body, *rest)

@@ -4,7 +4,6 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any
 
-import httpx
 import pytest
 from asking import Client
 from starlette.requests import ClientDisconnect, Request

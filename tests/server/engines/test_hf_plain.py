@@ -2,28 +2,43 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from asking import Ask, tokens, usage
-from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    BatchEncoding,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from kvedit.hf import open_door
 from pocket import WEIGHTS
 from server.engines.hf import HfEngine
 from server.engines.hf.forward import Prefill, Stock
-from server.job import ChatPrompt, Chunk, Job, Message, Part, Sampling, TextPrompt, TokenPrompt
+from server.job import ChatPrompt, Job, Message, Part, Sampling, TextPrompt, TokenPrompt
 
 PROMPTS = ["The quick", "yes or no? A B C", "é", "lazy dog. " * 12]
 
 
-def generate(model: LlamaForCausalLM, ids: Sequence[int], **arguments: Any) -> list[int]:
-    prompt = torch.tensor([ids])
-    mask = torch.ones_like(prompt)
-    output = model.generate(prompt, attention_mask=mask, pad_token_id=1, **arguments)
-    found: list[int] = output[0, len(ids) :].tolist()
-    return found
+def generated(
+    model: PreTrainedModel, ids: Sequence[int], **arguments: Any
+) -> tuple[list[int], tuple[Tensor, ...]]:
+    """Return the tokens that generate writes, and the logits of each."""
+    prompt = torch.tensor([list(ids)])
+    output = cast(Any, model).generate(  # whose declared `self` no model fits
+        prompt, attention_mask=torch.ones_like(prompt), pad_token_id=1, output_logits=True,
+        return_dict_in_generate=True, **arguments,
+    )  # fmt: skip
+    return output.sequences[0, len(ids) :].tolist(), output.logits
+
+
+def generate(model: PreTrainedModel, ids: Sequence[int], **arguments: Any) -> list[int]:
+    return generated(model, ids, **arguments)[0]
 
 
 @pytest.mark.parametrize("text", PROMPTS)
@@ -38,7 +53,9 @@ def test_chat_is_rendered_by_the_template_and_read_whole(
     ask: Ask, stock: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "A or B?"}]
-    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+    encoded = tokenizer.apply_chat_template(messages, add_generation_prompt=True)
+    assert isinstance(encoded, BatchEncoding)
+    ids = encoded["input_ids"]
     expected = generate(stock, ids, max_new_tokens=20, do_sample=False)
     prompt = ChatPrompt(tuple(Message(m["role"], (Part(m["content"]),)) for m in messages))
     chunks = ask(prompt, max_tokens=20)
@@ -86,15 +103,12 @@ def test_repetition_penalty_is_generates_in_greedy_too(
 def test_logits_are_generates_to_the_last_bit(
     engine: HfEngine, stock: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    ids = torch.tensor([tokenizer.encode("lazy dog. " * 12)])
-    output = stock.generate(
-        ids, attention_mask=torch.ones_like(ids), pad_token_id=1, eos_token_id=None,
-        max_new_tokens=40, do_sample=False, output_logits=True, return_dict_in_generate=True,
-    )  # fmt: skip
+    ids = tokenizer.encode("lazy dog. " * 12)
+    _, logits = generated(stock, ids, eos_token_id=None, max_new_tokens=40, do_sample=False)
     forward = Stock(open_door(engine.model), Prefill(engine.model, 1))
     with torch.inference_mode():
-        row = forward.read(ids, 1)[:, -1]
-        for expected in output.logits:
+        row = forward.read(torch.tensor([ids]), 1)[:, -1]
+        for expected in logits:
             assert torch.equal(row, expected)
             row = forward.read(row.argmax(-1, keepdim=True), 1)[:, -1]
 
@@ -102,22 +116,19 @@ def test_logits_are_generates_to_the_last_bit(
 def test_reported_logprobs_come_from_those_bits(
     ask: Ask, stock: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    ids = torch.tensor([tokenizer.encode("The quick")])
-    output = stock.generate(
-        ids, attention_mask=torch.ones_like(ids), pad_token_id=1, max_new_tokens=5,
-        do_sample=False, output_logits=True, return_dict_in_generate=True,
-    )  # fmt: skip
+    ids = tokenizer.encode("The quick")
+    _, rows = generated(stock, ids, max_new_tokens=5, do_sample=False)
     scored = [
         token for chunk in ask("The quick", max_tokens=5, logprobs=400) for token in chunk.tokens
     ]
     assert len(scored) == 5
-    for token, logits in zip(scored, output.logits, strict=True):
+    for token, logits in zip(scored, rows, strict=True):
         expected = logits.float().log_softmax(-1)[0].tolist()
         assert {other.id: other.logprob for other in token.top} == dict(enumerate(expected))
 
 
 def test_choices_share_the_prefill_and_not_the_bits(ask: Ask) -> None:
-    numbers = {"temperature": 1.0, "logprobs": 0, "deterministic": True}
+    numbers: dict[str, Any] = {"temperature": 1.0, "logprobs": 0, "deterministic": True}
     together = ask("The quick", n=3, seed=21, **numbers)
     runs = [ask("The quick", seed=21 + choice, **numbers) for choice in range(3)]
     for choice, alone in enumerate(runs):

@@ -8,13 +8,14 @@ from types import FunctionType
 import pytest
 import torch
 from asking import Ask, MakeEngine, MakeModel, usage
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from kvedit.plain import Plain
 from kvedit.shelf import Shelf
 from pine.reading import Pine
 from pine.segments import Segments
-from server.job import ChatPrompt, Chunk, Job, Message, Part, Sampling, TextPrompt, TokenPrompt
+from server.chunk import Chunk
+from server.job import ChatPrompt, Job, Message, Part, Sampling, TextPrompt, TokenPrompt
 
 QUESTION = Part("Who is red?")
 
@@ -76,7 +77,7 @@ def test_echo_shows_the_set_in_its_canonical_order(ask: Ask, docs: tuple[Part, .
     assert all(part.text in text for part in docs for text in texts)
 
 
-def fingerprint(model: LlamaForCausalLM) -> dict[str, object]:
+def fingerprint(model: PreTrainedModel) -> dict[str, object]:
     """Everything a module can carry, by identity, and every tensor by value."""
     seen: dict[str, object] = {}
     for name, module in model.named_modules():

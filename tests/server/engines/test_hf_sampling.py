@@ -1,5 +1,7 @@
 """Seeds, penalties and biases."""
 
+from typing import Any
+
 import pytest
 import torch
 from asking import Ask, tokens
@@ -46,13 +48,15 @@ def test_use_penalty_counts_generated_tokens_alone() -> None:
 
 
 def test_frequency_penalty_reaches_the_answer(ask: Ask) -> None:
-    stuck = {"logit_bias": {70: 30.0}, "max_tokens": 8}
+    stuck: dict[str, Any] = {"logit_bias": {70: 30.0}, "max_tokens": 8}
     assert set(tokens(ask("The", **stuck))) == {70}
     assert len(set(tokens(ask("The", frequency_penalty=2.0, presence_penalty=40.0, **stuck)))) > 4
 
 
 def test_bias_adds_to_the_logits() -> None:
-    out = LogitBias({2: 5.0, 0: -100.0}, 4, torch.device("cpu"))(None, torch.ones(1, 4))
+    out = LogitBias({2: 5.0, 0: -100.0}, 4, torch.device("cpu"))(
+        torch.zeros(1, 0), torch.ones(1, 4)
+    )
     assert out.tolist() == [[-99.0, 1.0, 6.0, 1.0]]
 
 
