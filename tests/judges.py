@@ -21,7 +21,7 @@ from server.judge.wire import JudgeBody
 from server.protocol.common import parse
 from server.settings import Settings
 
-Candidates = Sequence[str] | Sequence[dict[str, Any]]
+Candidates = Sequence[str | dict[str, Any]]
 
 ALL: tuple[Ability, ...] = ("text", "logprobs", "attention")
 quick = hypothesis_settings(
