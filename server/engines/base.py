@@ -32,14 +32,19 @@ class Engine(Protocol):
     """
 
     @property
-    def info(self) -> ModelInfo: ...
+    def info(self) -> ModelInfo:
+        """Return what is known of the model."""
 
     @property
-    def offers(self) -> frozenset[Ability]: ...
+    def offers(self) -> frozenset[Ability]:
+        """Return what it can do."""
 
     @property
-    def alive(self) -> bool: ...
+    def alive(self) -> bool:
+        """Return whether it takes jobs."""
 
-    async def generate(self, job: Job) -> AsyncIterator[Chunk]: ...
+    async def generate(self, job: Job) -> AsyncIterator[Chunk]:
+        """Check a job, and return the stream of its chunks."""
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Take no more jobs, and end those that run."""

@@ -14,7 +14,7 @@ from server.protocol.documents import joined, placed_in_chat
 from server.protocol.generation import MOST_ALTERNATIVES, Generation
 
 
-def _content(value: Any) -> tuple[Part, ...]:
+def _content(value: object) -> tuple[Part, ...]:
     """Read a message's content: a string, a list of text parts, or null."""
     if value is None:
         return ()
@@ -27,7 +27,7 @@ def _content(value: Any) -> tuple[Part, ...]:
     return joined([_part(part) for part in value])
 
 
-def _part(value: Any) -> Part:
+def _part(value: object) -> Part:
     """Read `{"type": "text", "text": ..., "group"?: ...}`."""
     kind = value.get("type") if isinstance(value, Mapping) else value
     if not isinstance(value, Mapping) or kind != "text":

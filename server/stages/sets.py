@@ -32,13 +32,13 @@ def _runs(parts: tuple[Part, ...]) -> Iterator[tuple[Part, ...]]:
 
 
 def cut(prompt: Prompt, delimiters: Delimiters) -> Prompt:
-    """Return the prompt with the text between delimiters made the documents of a set.
+    r"""Return the prompt with the text between delimiters made the documents of a set.
 
     Each document becomes its text and a blank line, as `documents` on the wire do; delimiters and
     the white space after a closing one are dropped: a document reads the same at every place.
 
     >>> cut(TextPrompt((Part("Read: <d>one</d> <d>two</d> Now answer."),)), ("<d>", "</d>")).parts
-    ... # "Read: " | "one\\n\\n" | "two\\n\\n" | "Now answer.", the middle two of one group
+    ... # "Read: " | "one\n\n" | "two\n\n" | "Now answer.", the middle two of one group
 
     raises  PlanError  if a delimiter is unmatched, or a document empty
     """

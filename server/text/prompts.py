@@ -28,7 +28,8 @@ Show = Callable[[tuple[Part, ...]], str]
 class Tokenise(Protocol):
     """A way to tokenise each text on its own, the first perhaps as the opening of a prompt."""
 
-    def __call__(self, texts: Sequence[str], *, opening: bool = False) -> list[Ids]: ...
+    def __call__(self, texts: Sequence[str], *, opening: bool = False) -> list[Ids]:
+        """Return the ids of each text."""
 
 
 @dataclass(frozen=True, slots=True)

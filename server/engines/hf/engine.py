@@ -83,7 +83,7 @@ class HfEngine:
         self._worker = Worker(door, active_limit)
 
     @classmethod
-    def load(
+    def load(  # noqa: PLR0913  # an argument for each thing that the operator decides
         cls,
         path: str | Path,
         *,
