@@ -31,10 +31,11 @@ from benchmarks._llama import random_llama
 from pine.reading import Pine
 from pocket import WEIGHTS, data
 from server.engines.hf import HfEngine
-from server.job import ChatPrompt, Job, Message, Part, Reply, Sampling
+from server.job import Job, Reply, Sampling
 from server.judge.ballot import Ballot, Candidate
 from server.judge.ladder import climb
 from server.pipeline import plan
+from server.prompt import ChatPrompt, Message, Part
 
 STREAMS = (1, 4, 8, 16)
 CALLS = 8  # judge calls at once

@@ -22,7 +22,8 @@ from benchmarks._harness import Row, arguments, medians, show, timed
 from pocket import WEIGHTS
 from pocket.tokenizer import build
 from server.engines.hf import HfEngine
-from server.job import Job, Sampling, TokenPrompt
+from server.job import Job, Sampling
+from server.prompt import TokenPrompt
 
 NEW = 256  # tokens
 PROMPT = 64  # tokens

@@ -23,7 +23,8 @@ from benchmarks._llama import random_llama
 from pine.reading import Pine
 from pocket import WEIGHTS, data
 from server.engines.hf import HfEngine
-from server.job import ChatPrompt, Job, Message, Part, Sampling
+from server.job import Job, Sampling
+from server.prompt import ChatPrompt, Message, Part
 
 DOCUMENTS = 20
 

@@ -13,59 +13,13 @@ from typing import TYPE_CHECKING, Any
 from portia.verdict import Verdict, Vote
 from server.chunk import Chunk
 from server.judge.ballot import Ballot, Call
+from server.prompt import Prompt
 
 if TYPE_CHECKING:
     from kvedit.reading import Reading
     from kvedit.shelf import Shelf
     from pine.segments import Segments
     from server.judge.calibration import Calibration
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A piece of text; consecutive parts of one group are the documents of an unordered set.
-
-    literal  text of somebody else's: control tokens in it are spelled, not obeyed
-    """
-
-    text: str
-    group: str | None = None
-    literal: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One chat message: a role and its text in parts."""
-
-    role: str
-    parts: tuple[Part, ...]
-    extra: Mapping[str, Any] = field(default_factory=dict)  # name, tool_calls: for the template
-
-
-@dataclass(frozen=True, slots=True)
-class TokenPrompt:
-    """Token ids, used as they are: no special token is added."""
-
-    ids: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class TextPrompt:
-    """Text to continue; with `suffix`, text to fill in between (the model's own FIM tokens)."""
-
-    parts: tuple[Part, ...]
-    suffix: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ChatPrompt:
-    """Messages for the model's chat template."""
-
-    messages: tuple[Message, ...]
-    tools: tuple[Mapping[str, Any], ...] = ()
-
-
-Prompt = TokenPrompt | TextPrompt | ChatPrompt
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typer.testing import Result
 
 from server.chunk import Chunk, Usage
 from server.engines.base import Engine
-from server.job import Prompt
+from server.prompt import Prompt
 
 if TYPE_CHECKING:  # most of those who ask need no model
     from transformers import LlamaForCausalLM

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from types import MappingProxyType
 from typing import Any
 
-from server.batch import completed, each
+from server.concurrency import completed, each
 from server.engines.base import Engine
 from server.errors import EngineError, PlanError
 from server.judge.calibration import Calibration

@@ -19,7 +19,7 @@ from server.admission import Admission, Place
 from server.api.common import Service, resolve, service, unexpected
 from server.api.spool import Spool, too_large
 from server.api.stream import EventStream
-from server.batch import completed
+from server.concurrency import completed
 from server.errors import EvenhandError, PlanError
 from server.judge.judging import Judging
 from server.judge.wire import MOST_ID, JudgeBody

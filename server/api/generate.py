@@ -18,8 +18,9 @@ from server.api.common import Service, resolve, unexpected, until_disconnect
 from server.api.stream import EventStream
 from server.chunk import Chunk
 from server.errors import EngineError, EvenhandError, PlanError
-from server.job import Job, Prompt, Reply
+from server.job import Job, Reply
 from server.pipeline import Plan, compose, plan
+from server.prompt import Prompt
 from server.protocol import sse
 from server.protocol.chat import ChatBody
 from server.protocol.completions import CompletionBody

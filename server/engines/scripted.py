@@ -11,7 +11,8 @@ from math import exp, fsum, log
 from server.chunk import Chunk, FinishReason, Scored, Usage
 from server.engines.base import Ability, ModelInfo
 from server.errors import EngineError
-from server.job import ChatPrompt, Job, Prompt, Sampling, TextPrompt
+from server.job import Job, Sampling
+from server.prompt import ChatPrompt, Prompt, TextPrompt
 
 ANSWER = re.compile(
     r"^Answer ([A-Z])(?:, part \d+)?: (?:<(text-[0-9a-f]+)>((?s:.*?))</\2>|(.*))$", re.MULTILINE

@@ -17,7 +17,7 @@ from server.judge.ballot import Ballot, Call
 from server.judge.call import judge, vote
 from server.pipeline.compose import fold
 from server.pipeline.plan import Plan, calls
-from server.stages.base import Proceed, Way, ballot_of
+from server.stages.base import Proceed, RungStages, ballot_of
 
 
 def climb(plan: Plan, engine: Engine, most_calls: int | None = None) -> Proceed:
@@ -49,12 +49,12 @@ def _ladder(plan: Plan, once: Proceed, most_calls: int) -> Proceed:
     outer = tuple(stage.stage for stage in plan.outer)
 
     async def answer(job: Job) -> Reply:
-        ways = {_rung(way, job): way for way in plan.ways}
-        climbing = consensus.climb(list(ways), ballot_of(job).texts, most_calls)
+        stages_of = {_rung(each, job): each.stages for each in plan.rungs}
+        climbing = consensus.climb(list(stages_of), ballot_of(job).texts, most_calls)
         replies: list[Reply] = []
         rung = next(climbing)
         while True:
-            stages = ways[rung].stages
+            stages = stages_of[rung]
             names = (*outer, *(stage.stage for stage in stages))
             before = replies[-1].calls if replies else ()
             reply = await fold(stages, once)(job.but(stages=names, history=before))
@@ -68,9 +68,9 @@ def _ladder(plan: Plan, once: Proceed, most_calls: int) -> Proceed:
     return answer
 
 
-def _rung(way: Way, job: Job) -> Rung:
-    free = any(stage.order_free for stage in way.stages)
-    return Rung(way.name, calls(way.stages, job), free)
+def _rung(rung: RungStages, job: Job) -> Rung:
+    free = any(stage.order_free for stage in rung.stages)
+    return Rung(rung.name, calls(rung.stages, job), free)
 
 
 def _outcome(outcome: Outcome, replies: Sequence[Reply], ballot: Ballot) -> Reply:

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from itertools import count
 
 from portia.interleave import interleave
-from server.job import ChatPrompt, Message, Part
 from server.judge.ballot import Ballot
 from server.judge.forms import FORMS
 from server.judge.letters import letters
 from server.judge.template import PLACEHOLDER, template_of, values
+from server.prompt import ChatPrompt, Message, Part
 
 GROUP = "candidates"
 MARKER = re.compile(

@@ -11,7 +11,6 @@ from server.errors import PlanError
 from server.job import Job
 from server.pipeline.parse import refusal
 from server.stages.base import Need, Stage
-from server.stages.sets import sets
 
 REMEDIES: Mapping[Need, tuple[str, str]] = MappingProxyType(
     {  # what is missing, and where to get it
@@ -95,6 +94,6 @@ def _offers(job: Job) -> frozenset[Need]:
     offers: set[Need] = set()
     if job.ballot is not None:
         offers |= {"candidates", "set"}
-    if job.prompts and all(sets(prompt) for prompt in job.prompts):
+    if job.prompts and all(prompt.sets for prompt in job.prompts):
         offers |= {"documents", "set"}
     return frozenset(offers)

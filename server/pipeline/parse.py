@@ -9,12 +9,11 @@ from collections.abc import Mapping
 from pydantic import ValidationError
 
 from server.errors import PlanError
-from server.stages import KNOWN, PARSER
+from server.stages import EXAMPLE, KNOWN, PARSER
 from server.stages.base import Stage
 
 MOST_STAGES = 8
 MOST_SHOWN = 60  # characters of a value in a message
-EXAMPLE = '[{"stage": "pine"}]'
 
 
 def parse(stages: object) -> tuple[Stage, ...]:

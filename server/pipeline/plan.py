@@ -11,8 +11,7 @@ from server.job import Job
 from server.judge.check import check_ballot
 from server.pipeline import checks
 from server.pipeline.parse import MOST_STAGES, parse
-from server.stages.base import Level, Stage, Way
-from server.stages.swap import Swap
+from server.stages.base import Level, RungStages, Stage
 
 __all__ = ["MOST_STAGES", "Plan", "plan"]
 
@@ -39,22 +38,22 @@ class Plan:
         return tuple(stage for stage in self.stages if stage.level < Level.TEXT)
 
     @property
-    def ways(self) -> tuple[Way, ...]:
+    def rungs(self) -> tuple[RungStages, ...]:
         """Return the rungs, each an onion of its own, that are tried until the orders agree.
 
-        [swap, pine] is one: nested. With a ladder's stage in the list every rung asks in every
-        order: [swap, portia, pine] is swap, portia by length, portia by meaning, pine.
+        Stages are nested in one. With a ladder's stage in the list every stage adds its own rungs,
+        and all have the stages that the ladder implies.
         """
         inner = self.stages[len(self.outer) :]
         if any(stage.ladder for stage in inner):
             return _rungs(inner)
-        if any(stage.both for stage in self.stages) and not any(map(_orders, self.stages)):
-            inner = (Swap(), *inner)
-        return (Way(inner[0].stage if inner else "", inner),)
+        if not any(map(_orders, self.stages)):
+            inner = (*_implied(self.stages), *inner)
+        return (RungStages(inner[0].stage if inner else "", inner),)
 
     def calls(self, job: Job) -> int:
         """Return how many calls of the engine the job needs, at the least."""
-        return calls((*self.outer, *self.ways[0].stages), job)
+        return calls((*self.outer, *self.rungs[0].stages), job)
 
     def wire(self) -> list[dict[str, Any]]:
         """Return the stages as they are written in a request."""
@@ -86,12 +85,12 @@ def plan(stages: object, *, engine: Engine, job: Job) -> Plan:
     for together in _together(made.stages):
         checks.check_claims(together)
     checks.check_candidates(made.stages, engine, job)
-    for way in made.ways:
-        _check_way((*made.outer, *way.stages), engine, job)
+    for rung in made.rungs:
+        _check_rung((*made.outer, *rung.stages), engine, job)
     return made
 
 
-def _check_way(stages: tuple[Stage, ...], engine: Engine, job: Job) -> None:
+def _check_rung(stages: tuple[Stage, ...], engine: Engine, job: Job) -> None:
     """Check an onion on the job as each of its stages will see it."""
     for stage in stages:
         job = stage.prepare(job)
@@ -107,13 +106,17 @@ def _orders(stage: Stage) -> bool:
     return "order" in stage.claims or stage.order_free
 
 
-def _rungs(inner: tuple[Stage, ...]) -> tuple[Way, ...]:
+def _implied(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+    return tuple(dict.fromkeys(implied for stage in stages for implied in stage.implies))
+
+
+def _rungs(inner: tuple[Stage, ...]) -> tuple[RungStages, ...]:
     """Return a ladder's rungs; a stage that adds none is part of every rung."""
-    everywhere = tuple(stage for stage in inner if not stage.ways())
-    ways = {way.name: way.stages for stage in inner for way in stage.ways()}
+    everywhere = (*_implied(inner), *(stage for stage in inner if not stage.rungs()))
+    rungs = {rung.name: rung.stages for stage in inner for rung in stage.rungs()}
     return tuple(
-        Way(name, tuple(sorted((*own, Swap(), *everywhere), key=lambda stage: stage.level)))
-        for name, own in ways.items()
+        RungStages(name, tuple(sorted((*own, *everywhere), key=lambda stage: stage.level)))
+        for name, own in rungs.items()
     )
 
 
@@ -121,5 +124,5 @@ def _together(stages: tuple[Stage, ...]) -> list[tuple[Stage, ...]]:
     """Return the sets of stages that run together."""
     if not any(stage.ladder for stage in stages):
         return [stages]
-    shared = tuple(stage for stage in stages if stage.level < Level.TEXT or not stage.ways())
+    shared = tuple(stage for stage in stages if stage.level < Level.TEXT or not stage.rungs())
     return [(*shared, stage) for stage in stages if stage not in shared]

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator
 
 from server.errors import PlanError
-from server.job import ChatPrompt, Message, Part, Prompt, Sampling
+from server.job import Sampling
+from server.prompt import ChatPrompt, Message, Part, Prompt
 from server.protocol.common import shown
 from server.protocol.documents import joined, placed_in_chat
 from server.protocol.generation import MOST_ALTERNATIVES, Generation

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, PlainValidator
 
 from server.errors import PlanError
-from server.job import Part, Prompt, Sampling, TextPrompt, TokenPrompt
+from server.job import Sampling
+from server.prompt import Part, Prompt, TextPrompt, TokenPrompt
 from server.protocol.common import shown
 from server.protocol.documents import placed
 from server.protocol.generation import MOST_ALTERNATIVES, Generation

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from server.errors import PlanError
-from server.job import ChatPrompt, Message, Part, Prompt, TextPrompt
+from server.prompt import Message, Part, Prompt
 from server.protocol.common import shown
 
 PLACE = "{documents}"
@@ -109,16 +109,9 @@ def check_count(prompts: Sequence[Prompt], given: int, limit: int) -> None:
 
     given  documents in the field `documents`, before they are put into prompts
     """
-    count = max([given, *(_grouped(prompt) for prompt in prompts)])
+    grouped = (sum(len(each.documents) for each in prompt.sets) for prompt in prompts)
+    count = max([given, *grouped])
     if count > limit:
         raise PlanError(
             f"documents must number at most {limit}, got {count}; send fewer", param="documents"
         )
-
-
-def _grouped(prompt: Prompt) -> int:
-    if isinstance(prompt, TextPrompt):
-        return sum(part.group is not None for part in prompt.parts)
-    if isinstance(prompt, ChatPrompt):
-        return sum(part.group is not None for m in prompt.messages for part in m.parts)
-    return 0

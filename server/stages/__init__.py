@@ -21,5 +21,6 @@ AnyStage = Annotated[
     Calibrate | Pairwise | Pine | Portia | Sample | Swap | Synthesize, Field(discriminator="stage")
 ]
 
+EXAMPLE = '[{"stage": "pine"}]'  # for messages
 KNOWN = MappingProxyType({str(each.model_fields["stage"].default): each for each in ALL})
 PARSER: TypeAdapter[Stage] = TypeAdapter(AnyStage)

@@ -29,8 +29,8 @@ class Level(IntEnum):
     CACHE = 4
 
 
-class Way(NamedTuple):
-    """One rung of a ladder: its name, and the stages it has besides `swap`."""
+class RungStages(NamedTuple):
+    """One rung of a ladder: its name, and the stages it has besides the implied ones."""
 
     name: str
     stages: tuple[Stage, ...]
@@ -44,7 +44,8 @@ class Stage(BaseModel):
                 (documents, candidates, session; set = either documents or candidates)
     claims      what it sets; two stages that run together cannot set the same
     order_free  True = one call under this stage is the same in every order of the set
-    both        True = both orders are asked inside it, by an implied `swap` if nothing says how
+    implies     stages that run inside it where no stage of the list sees to the order; on the rungs
+                of a ladder in any case
     ladder      True = a list with it is a ladder: its stages are tried in turn, not nested
     """
 
@@ -54,7 +55,7 @@ class Stage(BaseModel):
     needs: ClassVar[frozenset[Need]]
     claims: ClassVar[frozenset[Claim]]
     order_free: ClassVar[bool] = False
-    both: ClassVar[bool] = False
+    implies: ClassVar[tuple[Stage, ...]] = ()
     ladder: ClassVar[bool] = False
 
     stage: str
@@ -70,9 +71,9 @@ class Stage(BaseModel):
         """Return how many calls of the engine one call from outside becomes."""
         return 1
 
-    def ways(self) -> tuple[Way, ...]:
+    def rungs(self) -> tuple[RungStages, ...]:
         """Return the rungs that this stage adds to a ladder; none = it is part of every rung."""
-        return (Way(self.stage, (self,)),)
+        return (RungStages(self.stage, (self,)),)
 
     @abstractmethod
     async def run(self, job: Job, proceed: Proceed) -> Reply:
@@ -84,11 +85,10 @@ class Ladder(Stage):
 
     level: ClassVar[Level] = Level.TEXT
     needs: ClassVar[frozenset[Need]] = frozenset({"candidates"})
-    both: ClassVar[bool] = True
     ladder: ClassVar[bool] = True
 
     @abstractmethod
-    def ways(self) -> tuple[Way, ...]:
+    def rungs(self) -> tuple[RungStages, ...]:
         """Return the rungs."""
 
     async def run(self, job: Job, proceed: Proceed) -> Reply:

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from server.concurrency import together
 from server.errors import EngineError, PlanError
 from server.job import Job, Reply
 from server.judge.ballot import Ballot, Candidate
@@ -17,7 +18,6 @@ from server.judge.bias import corrected, key, lead
 from server.judge.calibration import Bias
 from server.judge.call import vote
 from server.stages.base import Claim, Level, Need, Proceed, Stage, ballot_of, check_two
-from server.stages.swap import together
 
 CONTENT_FREE = ("N/A", "", "[MASK]")  # Zhao et al. 2021 (arXiv 2102.09690), section 5
 Source = Literal["self", "content-free"]
@@ -61,7 +61,7 @@ class Calibrate(Stage):
         ballot = ballot_of(job)
         first = job.but(ballot=replace(ballot, order=ballot.canonical()))
         asked = [first, *(job.but(ballot=probe) for probe in self._probes(ballot))]
-        reply, *probed = await together([_answered(proceed, each) for each in asked])
+        reply, *probed = await together([proceed(each) for each in asked])
         probes = tuple(call for each in probed for call in each.calls)
         if self.probe is None:
             bias = await asyncio.to_thread(self._known, job, reply.calls[0].ballot)
@@ -102,10 +102,6 @@ class Calibrate(Stage):
 
 def _twins(text: str) -> tuple[Candidate, Candidate]:
     return Candidate("0", text, 0), Candidate("1", text, 1)
-
-
-async def _answered(proceed: Proceed, job: Job) -> Reply:
-    return await proceed(job)
 
 
 def _mean(leads: Sequence[float]) -> Bias:

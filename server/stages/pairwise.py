@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from portia.consensus import SETTLED
 from portia.pairs import Pair, decide_pairs
 from portia.verdict import TIE, Verdict, Vote, decide
+from server.concurrency import together
 from server.job import Job, Reply
 from server.judge.ballot import Ballot
 from server.stages.base import Claim, Level, Need, Proceed, Stage, ballot_of
-from server.stages.swap import together
+from server.stages.swap import Swap
 
 if TYPE_CHECKING:
     from portia.bradley_terry import Estimate
@@ -29,7 +30,7 @@ class Pairwise(Stage):
     level: ClassVar[Level] = Level.RANKING
     needs: ClassVar[frozenset[Need]] = frozenset({"candidates"})
     claims: ClassVar[frozenset[Claim]] = frozenset()
-    both: ClassVar[bool] = True
+    implies: ClassVar[tuple[Stage, ...]] = (Swap(),)
 
     stage: Literal["pairwise"] = "pairwise"
 
@@ -48,7 +49,7 @@ class Pairwise(Stage):
         ballot = ballot_of(job)
         pairs = list(combinations(ballot.canonical(), 2))
         jobs = [job.but(ballot=_of_pair(ballot, pair)) for pair in pairs]
-        replies = await together([_answered(proceed, each) for each in jobs])
+        replies = await together([proceed(each) for each in jobs])
         verdicts = [_verdict(*each) for each in zip(replies, jobs, strict=True)]
         votes = tuple(
             _in_callers_places(vote, pair)
@@ -67,10 +68,6 @@ class Pairwise(Stage):
             rung=self.stage,
             verdict=verdict,
         )
-
-
-async def _answered(proceed: Proceed, job: Job) -> Reply:
-    return await proceed(job)
 
 
 def _of_pair(ballot: Ballot, pair: Pair) -> Ballot:

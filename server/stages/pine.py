@@ -12,7 +12,7 @@ from pydantic import Field
 from server.errors import PlanError
 from server.job import Job, Reply
 from server.stages.base import Claim, Level, Need, Proceed, Stage
-from server.stages.sets import cut, sets
+from server.text.delimiters import cut
 
 Delimiter = Annotated[str, Field(min_length=1, max_length=64)]
 
@@ -48,8 +48,9 @@ class Pine(Stage):
             order = job.ballot.order or job.ballot.canonical()
             return job.but(ballot=replace(job.ballot, order=order, as_documents=True))
         if self.delimiters is not None:
-            job = job.but(prompts=tuple(cut(prompt, self.delimiters) for prompt in job.prompts))
-        most = max((len(sets(prompt)) for prompt in job.prompts), default=0)
+            cut_out = partial(cut, delimiters=self.delimiters, stage=self.stage)
+            job = job.but(prompts=tuple(map(cut_out, job.prompts)))
+        most = max((len(prompt.sets) for prompt in job.prompts), default=0)
         if most > 1:
             raise PlanError(
                 f"stage 'pine' must have one set of documents in a prompt, got {most}; put the "

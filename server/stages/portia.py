@@ -18,11 +18,12 @@ from server.stages.base import (
     Level,
     Need,
     Proceed,
+    RungStages,
     Stage,
-    Way,
     ballot_of,
     check_two,
 )
+from server.stages.swap import Swap
 
 How = Literal["length", "meaning"]
 
@@ -70,6 +71,7 @@ class Portia(Ladder):
     language  code of the sentence rules
     """
 
+    implies: ClassVar[tuple[Stage, ...]] = (Swap(),)
     claims: ClassVar[frozenset[Claim]] = frozenset({"order", "parts"})
 
     stage: Literal["portia"] = "portia"
@@ -78,11 +80,11 @@ class Portia(Ladder):
     start: Literal["length", "original"] = "length"
     language: str = Field("en", pattern=r"^[a-z]{2,3}$")
 
-    def ways(self) -> tuple[Way, ...]:
+    def rungs(self) -> tuple[RungStages, ...]:
         """Return a rung per alignment, behind one with whole answers if it starts so."""
-        whole = (Way("swap", ()),) if self.start == "original" else ()
-        return (*whole, self._way("length"), self._way("meaning"))
+        whole = Swap().rungs() if self.start == "original" else ()
+        return (*whole, self._rung("length"), self._rung("meaning"))
 
-    def _way(self, how: How) -> Way:
+    def _rung(self, how: How) -> RungStages:
         parted = Parted(how=how, parts=self.parts, form=self.form, language=self.language)
-        return Way(f"{self.stage} {how}", (parted,))
+        return RungStages(f"{self.stage} {how}", (parted,))

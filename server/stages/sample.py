@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from server.job import Job, Reply
-from server.stages.base import Claim, Level, Need, Proceed, Stage, Way, ballot_of
+from server.stages.base import Claim, Level, Need, Proceed, RungStages, Stage, ballot_of
+from server.stages.swap import Swap
 
 
 class Sample(Stage):
@@ -22,7 +23,7 @@ class Sample(Stage):
     level: ClassVar[Level] = Level.TEXT
     needs: ClassVar[frozenset[Need]] = frozenset({"candidates"})
     claims: ClassVar[frozenset[Claim]] = frozenset({"answer"})
-    both: ClassVar[bool] = True
+    implies: ClassVar[tuple[Stage, ...]] = (Swap(),)
 
     stage: Literal["sample"] = "sample"
     k: int = Field(5, ge=1, le=128)
@@ -45,7 +46,7 @@ class Sample(Stage):
         """Return the number of answers."""
         return self.k
 
-    def ways(self) -> tuple[Way, ...]:
+    def rungs(self) -> tuple[RungStages, ...]:
         """Return nothing: it is part of every rung."""
         return ()
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine
 from dataclasses import replace
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import ClassVar, Literal
 
+from server.concurrency import together
 from server.job import Job, Reply
 from server.judge.bias import learn
-from server.stages.base import Claim, Level, Need, Proceed, Stage, Way, ballot_of
-
-Result = TypeVar("Result")
+from server.stages.base import Claim, Level, Need, Proceed, RungStages, Stage, ballot_of
 
 
 class Swap(Stage):
@@ -32,9 +29,9 @@ class Swap(Stage):
         """Return the number of orders: one per candidate."""
         return len(job.ballot.candidates) if job.ballot else 1
 
-    def ways(self) -> tuple[Way, ...]:
+    def rungs(self) -> tuple[RungStages, ...]:
         """Return the plain prompt in every order: `swap` is part of every rung anyway."""
-        return (Way(self.stage, ()),)
+        return (RungStages(self.stage, ()),)
 
     async def run(self, job: Job, proceed: Proceed) -> Reply:
         """Proceed once per order, at the same time, and join the calls in canonical order.
@@ -44,7 +41,7 @@ class Swap(Stage):
         ballot = ballot_of(job)
         orders = latin_square(ballot.canonical())
         jobs = [job.but(ballot=replace(ballot, order=order)) for order in orders]
-        replies = await together([_awaited(proceed, each) for each in jobs])
+        replies = await together([proceed(each) for each in jobs])
         calls = tuple(call for reply in replies for call in reply.calls)
         await learn(job, calls)
         inner = {name: [reply.notes[name] for reply in replies] for name in replies[0].notes}
@@ -54,18 +51,3 @@ class Swap(Stage):
 def latin_square(order: tuple[int, ...]) -> list[tuple[int, ...]]:
     """Return the rotations of an order: (0, 1, 2) gives 012, 120, 201."""
     return [order[turn:] + order[:turn] for turn in range(len(order))]
-
-
-async def together(work: list[Coroutine[Any, Any, Result]]) -> list[Result]:
-    """Await all at once; if one fails, stop the others before raising its error."""
-    tasks = [asyncio.ensure_future(each) for each in work]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _awaited(proceed: Proceed, job: Job) -> Reply:
-    return await proceed(job)

@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 from server.job import Job, Reply
 from server.judge.ballot import Call, Statement
 from server.judge.letters import letters
-from server.stages.base import Claim, Ladder, Level, Need, Proceed, Stage, Way, ballot_of
+from server.stages.base import Claim, Ladder, Level, Need, Proceed, RungStages, Stage, ballot_of
+from server.stages.swap import Swap
 
 
 class Evidence(Stage):
@@ -54,10 +55,11 @@ class Synthesize(Ladder):
     source  LLMBar (arXiv 2310.07641), swap and synthesize
     """
 
+    implies: ClassVar[tuple[Stage, ...]] = (Swap(),)
     claims: ClassVar[frozenset[Claim]] = frozenset({"order"})
 
     stage: Literal["synthesize"] = "synthesize"
 
-    def ways(self) -> tuple[Way, ...]:
+    def rungs(self) -> tuple[RungStages, ...]:
         """Return the rung that explains, then the one that is shown the explanations."""
-        return Way("evidence", (Evidence(),)), Way(self.stage, (Debate(),))
+        return RungStages("evidence", (Evidence(),)), RungStages(self.stage, (Debate(),))

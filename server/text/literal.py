@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from server.errors import PlanError
-from server.job import ChatPrompt, Part, Prompt, TextPrompt
+from server.prompt import ChatPrompt, Part, Prompt, TextPrompt
 
 MARK = re.compile(r"(\[[0-9a-f]{32}\])")
 

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import groupby
 from typing import Any, Protocol
 
 from jinja2 import TemplateError
@@ -14,15 +13,13 @@ from transformers import PreTrainedTokenizerBase
 
 from pine.segments import Ids, Segments
 from server.errors import PlanError
-from server.job import ChatPrompt, Part, Prompt, TextPrompt, TokenPrompt
+from server.prompt import ChatPrompt, DocumentSet, Part, Prompt, TextPrompt, TokenPrompt
 from server.text.control import ControlTokens, tokenised
 from server.text.literal import hidden, new_mark, shown
 from server.text.middle import middle
 from server.text.vocabulary import Vocabulary
 
 KNOWN = 256  # prompts whose control tokens are remembered
-
-Show = Callable[[tuple[Part, ...]], str]
 
 
 class Tokenise(Protocol):
@@ -105,10 +102,9 @@ class Encoder:
         if isinstance(prompt, TokenPrompt):
             self._check_ids(prompt.ids)
             return Encoded(prompt.ids, self._decode(prompt.ids))
+        text = self._text(prompt)
         if isinstance(prompt, ChatPrompt):
-            text = self._render(prompt, _joined)
             return Encoded(tokenise([text])[0], text)
-        text = _joined(prompt.parts)
         if prompt.suffix is None:
             return Encoded(tokenise([text], opening=True)[0], text)
         texts = [text, prompt.suffix]
@@ -126,9 +122,9 @@ class Encoder:
                 "suffix cannot go with a reading stage, got both; leave one of them out",
                 param="suffix",
             )
-        documents = _only_set(prompt)
+        found = _only_set(prompt)
         mark = new_mark()
-        text = self._marked(prompt, mark)
+        text = self._text(prompt.instead(found, Part(mark)))
         if text.count(mark) != 1:
             raise PlanError(
                 "chat template must show each message once, got the documents "
@@ -136,29 +132,24 @@ class Encoder:
                 param="documents",
             )
         before, after = text.split(mark)
-        texts = [before, *(part.text for part in documents), after]
+        texts = [before, *(part.text for part in found.documents), after]
         prefix, *pieces, suffix = tokenise(texts, opening=isinstance(prompt, TextPrompt))
         segments = Segments(prefix, tuple(pieces), suffix).canonical()
         return Encoded(segments.ids, self._decode(segments.ids), segments)
 
-    def _marked(self, prompt: TextPrompt | ChatPrompt, mark: str) -> str:
-        """Render the prompt with a mark that no caller can guess in place of the set."""
+    def _text(self, prompt: TextPrompt | ChatPrompt) -> str:
+        """Return the prompt as text, without the suffix that an answer leads to."""
+        return _joined(prompt.parts) if isinstance(prompt, TextPrompt) else self._render(prompt)
 
-        def show(parts: tuple[Part, ...]) -> str:
-            runs = [(group, list(run)) for group, run in groupby(parts, lambda part: part.group)]
-            return "".join(_joined(run) if group is None else mark for group, run in runs)
-
-        return show(prompt.parts) if isinstance(prompt, TextPrompt) else self._render(prompt, show)
-
-    def _render(self, prompt: ChatPrompt, show: Show) -> str:
-        """Render the chat template, with text as `show` writes it."""
+    def _render(self, prompt: ChatPrompt) -> str:
+        """Render the chat template."""
         if not self._tokenizer.chat_template:
             raise PlanError(
                 "model must have a chat template for chat, got a tokenizer without one; "
                 "use /v1/completions"
             )
         messages = [
-            {**each.extra, "role": each.role, "content": show(each.parts)}
+            {**each.extra, "role": each.role, "content": _joined(each.parts)}
             for each in prompt.messages
         ]
         tools: list[Any] | None = [dict(tool) for tool in prompt.tools] or None
@@ -212,24 +203,15 @@ def _joined(parts: Iterable[Part]) -> str:
     return "".join(part.text for part in parts)
 
 
-def _only_set(prompt: TextPrompt | ChatPrompt) -> list[Part]:
-    """Return the documents of the prompt's only set."""
-    if isinstance(prompt, TextPrompt):
-        texts = [prompt.parts]
-    else:
-        texts = [message.parts for message in prompt.messages]
-    runs = [
-        list(run)
-        for parts in texts
-        for group, run in groupby(parts, lambda part: part.group)
-        if group is not None
-    ]
-    if len(runs) != 1:
+def _only_set(prompt: TextPrompt | ChatPrompt) -> DocumentSet:
+    """Return the prompt's only set of documents (PlanError)."""
+    if len(prompt.sets) != 1:
         raise PlanError(
-            f"prompt must have one set of documents under a reading stage, got {len(runs)}; send "
-            "`documents`, or content parts of one `group` next to each other",
+            f"prompt must have one set of documents under a reading stage, got {len(prompt.sets)}; "
+            "send `documents`, or content parts of one `group` next to each other",
             param="documents",
         )
-    if any(not part.text.strip() for part in runs[0]):
+    [found] = prompt.sets
+    if any(not part.text.strip() for part in found.documents):
         raise PlanError("document must have text, got an empty one; remove it", param="documents")
-    return runs[0]
+    return found

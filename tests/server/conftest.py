@@ -13,7 +13,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from server.chunk import Chunk
 from server.engines.hf import HfEngine
-from server.job import Job, Part, Prompt, Sampling, TextPrompt
+from server.job import Job, Sampling
+from server.prompt import Part, Prompt, TextPrompt
 
 SPECIAL = ["<|bos|>", "<|end|>", "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"]
 CONTEXT = 256

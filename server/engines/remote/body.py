@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from server.errors import PlanError
-from server.job import ChatPrompt, Message, Part, Prompt, Sampling, TextPrompt, TokenPrompt
+from server.job import Sampling
+from server.prompt import ChatPrompt, Message, Part, Prompt, TextPrompt, TokenPrompt
 
 DEFAULTS = Sampling()
 AS_THEY_ARE = (

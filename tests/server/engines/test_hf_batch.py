@@ -20,7 +20,8 @@ from pine.reading import Pine
 from server.chunk import Chunk, Scored
 from server.engines.hf import HfEngine
 from server.errors import EngineError, PlanError
-from server.job import Job, Part, Sampling, TextPrompt
+from server.job import Job, Sampling
+from server.prompt import Part, TextPrompt
 
 TOKENS = 24
 GREEDY = Sampling(max_tokens=TOKENS, temperature=0, ignore_eos=True, logprobs=2)

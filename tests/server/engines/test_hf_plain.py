@@ -20,7 +20,8 @@ from kvedit.hf import open_door
 from pocket import WEIGHTS
 from server.engines.hf import HfEngine
 from server.engines.hf.forward import Prefill, Stock
-from server.job import ChatPrompt, Job, Message, Part, Sampling, TextPrompt, TokenPrompt
+from server.job import Job, Sampling
+from server.prompt import ChatPrompt, Message, Part, TextPrompt, TokenPrompt
 
 PROMPTS = ["The quick", "yes or no? A B C", "é", "lazy dog. " * 12]
 

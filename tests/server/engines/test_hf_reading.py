@@ -15,7 +15,8 @@ from kvedit.shelf import Shelf
 from pine.reading import Pine
 from pine.segments import Segments
 from server.chunk import Chunk
-from server.job import ChatPrompt, Job, Message, Part, Sampling, TextPrompt, TokenPrompt
+from server.job import Job, Sampling
+from server.prompt import ChatPrompt, Message, Part, TextPrompt, TokenPrompt
 
 QUESTION = Part("Who is red?")
 

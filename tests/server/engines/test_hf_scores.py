@@ -8,7 +8,7 @@ from asking import Ask, usage
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from server.engines.hf.scores import Scorer, log_probabilities
-from server.job import TokenPrompt
+from server.prompt import TokenPrompt
 from server.text.vocabulary import Vocabulary
 
 

@@ -23,7 +23,8 @@ from server.chunk import Chunk
 from server.engines.hf import HfEngine
 from server.engines.hf import engine as engine_module
 from server.errors import EngineError
-from server.job import Job, Part, Sampling, TextPrompt
+from server.job import Job, Sampling
+from server.prompt import Part, TextPrompt
 
 ENDLESS = Sampling(max_tokens=200, temperature=0, ignore_eos=True)
 SHORT = Sampling(max_tokens=12, temperature=0, ignore_eos=True)

@@ -13,7 +13,8 @@ from llguidance import LLMatcher
 
 from server.engines.remote.body import Dialect, response_format
 from server.errors import PlanError
-from server.job import ChatPrompt, Message, Part, Sampling, TextPrompt, TokenPrompt
+from server.job import Sampling
+from server.prompt import ChatPrompt, Message, Part, TextPrompt, TokenPrompt
 from server.protocol.answer_format import grammar
 
 DIALECT = Dialect("theirs", alternatives=20)

@@ -16,7 +16,8 @@ from starlette.responses import JSONResponse, StreamingResponse
 from server.chunk import Chunk
 from server.engines.remote import Access, RemoteEngine
 from server.errors import EngineError, EvenhandError, PlanError
-from server.job import ChatPrompt, Job, Message, Part, Sampling
+from server.job import Job, Sampling
+from server.prompt import ChatPrompt, Message, Part
 
 Make = Callable[..., Awaitable[RemoteEngine]]
 

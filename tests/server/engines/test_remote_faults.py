@@ -13,7 +13,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 
 from server.engines.remote import Access, RemoteEngine
 from server.errors import EngineError, EvenhandError, Overloaded, PlanError
-from server.job import ChatPrompt, Job, Message, Part, Sampling
+from server.job import Job, Sampling
+from server.prompt import ChatPrompt, Message, Part
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

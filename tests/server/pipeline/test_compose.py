@@ -11,9 +11,10 @@ from ballots import judging
 from server.chunk import Chunk
 from server.engines.scripted import Answer, Scripted, slot_lover
 from server.errors import EngineError
-from server.job import Job, Message, Part, Reply, Sampling, TextPrompt
+from server.job import Job, Reply, Sampling
 from server.judge.ladder import climb
 from server.pipeline import Plan, compose, plan
+from server.prompt import Message, Part, TextPrompt
 from server.stages.base import Claim, Level, Need, Proceed, Stage
 from server.stages.swap import Swap
 

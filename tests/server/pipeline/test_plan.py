@@ -10,8 +10,9 @@ from ballots import judging
 from server.engines.base import Ability
 from server.engines.scripted import Scripted, slot_lover
 from server.errors import PlanError
-from server.job import ChatPrompt, Job, Message, Part, Sampling, TextPrompt, TokenPrompt
+from server.job import Job, Sampling
 from server.pipeline import MOST_STAGES, Plan, plan
+from server.prompt import ChatPrompt, Message, Part, TextPrompt, TokenPrompt
 from server.stages.pine import Pine
 from server.stages.swap import Swap
 
@@ -186,7 +187,7 @@ def test_two_stages_that_run_together_cannot_set_the_same() -> None:
 )
 def test_the_ways_of_a_plan(stages: list[Any], ways: dict[str, list[str]]) -> None:
     made = plan(stages, engine=engine(), job=judging())
-    found = {way.name: [stage.stage for stage in way.stages] for way in made.ways}
+    found = {rung.name: [stage.stage for stage in rung.stages] for rung in made.rungs}
     assert found == ways
     assert list(found) == list(ways)  # they are tried in this order
     assert made.wire() == stages

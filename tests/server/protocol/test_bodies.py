@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from server.errors import PlanError
-from server.job import ChatPrompt, Sampling, TextPrompt, TokenPrompt
+from server.job import Sampling
+from server.prompt import ChatPrompt, TextPrompt, TokenPrompt
 from server.protocol.chat import ChatBody
 from server.protocol.common import parse
 from server.protocol.completions import CompletionBody

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from server.errors import PlanError
-from server.job import ChatPrompt, Message, Part, TextPrompt, TokenPrompt
+from server.prompt import ChatPrompt, Message, Part, TextPrompt, TokenPrompt
 from server.protocol.chat import ChatBody
 from server.protocol.common import parse
 from server.protocol.completions import CompletionBody

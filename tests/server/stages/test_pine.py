@@ -8,8 +8,9 @@ from kvedit.shelf import Shelf
 from pine.reading import Pine as Reading
 from pine.segments import Segments
 from server.errors import PlanError
-from server.job import ChatPrompt, Job, Message, Part, Reply, Sampling
+from server.job import Job, Reply, Sampling
 from server.judge.ballot import Ballot, Candidate
+from server.prompt import ChatPrompt, Message, Part
 from server.stages.pine import Pine
 
 

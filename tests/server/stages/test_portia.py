@@ -31,7 +31,7 @@ async def cut(stage: Parted, job: Job) -> tuple[Ballot, Reply]:
 
 
 def rungs(**fields: Any) -> list[Parted]:
-    stages = [way.stages[0] for way in Portia(**fields).ways() if way.stages]
+    stages = [rung.stages[0] for rung in Portia(**fields).rungs() if rung.stages]
     found = [stage for stage in stages if isinstance(stage, Parted)]
     assert len(found) == len(stages)
     return found
@@ -65,7 +65,7 @@ async def test_a_form_of_its_own() -> None:
 
 
 def test_it_starts_with_whole_answers_if_asked_to() -> None:
-    names = [way.name for way in Portia(start="original").ways()]
+    names = [rung.name for rung in Portia(start="original").rungs()]
     assert names == ["swap", "portia length", "portia meaning"]
-    assert [way.name for way in Portia().ways()] == names[1:]
+    assert [rung.name for rung in Portia().rungs()] == names[1:]
     assert [stage.how for stage in rungs()] == ["length", "meaning"]

@@ -49,4 +49,4 @@ async def test_one_answer_is_counted_too() -> None:
 
 def test_it_counts_as_many_calls_as_answers() -> None:
     assert Sample(k=7).calls(judging()) == 7
-    assert Sample().ways() == ()
+    assert Sample().rungs() == ()

@@ -18,7 +18,7 @@ async def passed(stage: int, job: Job) -> Job:
         seen.append(each)
         return Reply()
 
-    await Synthesize().ways()[stage].stages[0].run(job, proceed)
+    await Synthesize().rungs()[stage].stages[0].run(job, proceed)
     return seen[0]
 
 
@@ -40,4 +40,4 @@ async def test_the_second_shows_what_the_first_said() -> None:
 
 
 def test_its_rungs() -> None:
-    assert [way.name for way in Synthesize().ways()] == ["evidence", "synthesize"]
+    assert [rung.name for rung in Synthesize().rungs()] == ["evidence", "synthesize"]

@@ -13,7 +13,7 @@ from pine.reading import Pine
 from server.chunk import Chunk
 from server.engines.hf import HfEngine
 from server.errors import PlanError
-from server.job import Part, TextPrompt
+from server.prompt import Part, TextPrompt
 from server.text.grammar import Grammars
 
 SCHEMA = {

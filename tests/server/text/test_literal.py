@@ -23,7 +23,7 @@ from tokenizers import (
 from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
 from server.errors import PlanError
-from server.job import ChatPrompt, Message, Part, TextPrompt
+from server.prompt import ChatPrompt, Message, Part, TextPrompt
 from server.text.prompts import Encoder
 from server.text.vocabulary import Vocabulary
 

@@ -15,7 +15,8 @@ from kvedit.shelf import Shelf
 from pine.segments import Ids, Segments
 from server.engines.hf import HfEngine
 from server.errors import PlanError
-from server.job import ChatPrompt, Job, Message, Part, Prompt, Sampling, TextPrompt, TokenPrompt
+from server.job import Job, Sampling
+from server.prompt import ChatPrompt, Message, Part, Prompt, TextPrompt, TokenPrompt
 from server.text.prompts import Encoder
 from server.text.vocabulary import Vocabulary
 

@@ -1,9 +1,9 @@
-"""Much to do, a few at once: results in order of completion, and no more taken than is needed."""
+"""Much to do: a few at once in order of completion, or all at once in the order given."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 Thing = TypeVar("Thing")
@@ -49,6 +49,15 @@ async def each(things: Iterable[Thing]) -> AsyncIterator[Thing]:
         yield thing
 
 
+async def together(work: Iterable[Awaitable[Result]]) -> list[Result]:
+    """Await all at once; if one fails, stop the others before raising its error."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        await _cancel(tasks)
+
+
 async def _next(things: AsyncIterator[Thing]) -> tuple[Thing] | None:
     """Return the next thing, or None at the end."""
     async for thing in things:
@@ -56,7 +65,7 @@ async def _next(things: AsyncIterator[Thing]) -> tuple[Thing] | None:
     return None
 
 
-async def _cancel(tasks: list[asyncio.Future[Any]]) -> None:
+async def _cancel(tasks: Sequence[asyncio.Future[Any]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

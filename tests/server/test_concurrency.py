@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.batch import completed, each
+from server.concurrency import completed, each
 
 
 @given(

@@ -1,0 +1,115 @@
+"""The nouns of a prompt: text in parts, messages, token ids, and the sets of documents in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import groupby
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A piece of text; consecutive parts of one group are the documents of an unordered set.
+
+    literal  text of somebody else's: control tokens in it are spelled, not obeyed
+    """
+
+    text: str
+    group: str | None = None
+    literal: bool = False
+
+
+Parts = tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One chat message: a role and its text in parts."""
+
+    role: str
+    parts: Parts
+    extra: Mapping[str, Any] = field(default_factory=dict)  # name, tool_calls: for the template
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentSet:
+    """A set in a prompt: a maximal run of parts of one group.
+
+    documents  the parts, in the caller's order
+    message    index of the message they stand in; 0 in a text prompt
+    start      index of the first of them among the message's parts
+    """
+
+    documents: Parts
+    message: int
+    start: int
+
+    def instead(self, parts: Parts, part: Part) -> Parts:
+        """Return its message's parts with another in the place of the whole set."""
+        return (*parts[: self.start], part, *parts[self.start + len(self.documents) :])
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPrompt:
+    """Token ids, used as they are: no special token is added."""
+
+    ids: tuple[int, ...]
+
+    @property
+    def sets(self) -> tuple[DocumentSet, ...]:
+        """Return nothing: ids have no documents."""
+        return ()
+
+
+@dataclass(frozen=True)  # without slots, where what is found once is kept
+class TextPrompt:
+    """Text to continue; with `suffix`, text to fill in between (the model's own FIM tokens)."""
+
+    parts: Parts
+    suffix: str | None = None
+
+    @cached_property
+    def sets(self) -> tuple[DocumentSet, ...]:
+        """Return the sets, in order."""
+        return _sets((self.parts,))
+
+    def instead(self, found: DocumentSet, part: Part) -> TextPrompt:
+        """Return the prompt with one part in the place of a set."""
+        return replace(self, parts=found.instead(self.parts, part))
+
+
+@dataclass(frozen=True)
+class ChatPrompt:
+    """Messages for the model's chat template."""
+
+    messages: tuple[Message, ...]
+    tools: tuple[Mapping[str, Any], ...] = ()
+
+    @cached_property
+    def sets(self) -> tuple[DocumentSet, ...]:
+        """Return the sets, in order; none goes on from one message into the next."""
+        return _sets(tuple(message.parts for message in self.messages))
+
+    def instead(self, found: DocumentSet, part: Part) -> ChatPrompt:
+        """Return the prompt with one part in the place of a set."""
+        messages = list(self.messages)
+        changed = messages[found.message]
+        messages[found.message] = replace(changed, parts=found.instead(changed.parts, part))
+        return replace(self, messages=tuple(messages))
+
+
+Prompt = TokenPrompt | TextPrompt | ChatPrompt
+
+
+def _sets(messages: tuple[Parts, ...]) -> tuple[DocumentSet, ...]:
+    found: list[DocumentSet] = []
+    for message, parts in enumerate(messages):
+        start = 0
+        for group, run in groupby(parts, key=lambda part: part.group):
+            documents = tuple(run)
+            if group is not None:
+                found.append(DocumentSet(documents, message, start))
+            start += len(documents)
+    return tuple(found)
