@@ -28,7 +28,6 @@ from transformers import AutoTokenizer
 
 from benchmarks._harness import Row, arguments, medians, show, timed
 from benchmarks._llama import random_llama
-from pine.reading import Pine
 from pocket import WEIGHTS, data
 from server.engines.hf import HfEngine
 from server.job import Job, Reply, Sampling
@@ -36,6 +35,7 @@ from server.judge.ballot import Ballot, Candidate
 from server.judge.ladder import climb
 from server.pipeline import plan
 from server.prompt import ChatPrompt, Message, Part
+from server.stages.pine import Pine
 
 STREAMS = (1, 4, 8, 16)
 CALLS = 8  # judge calls at once
@@ -64,7 +64,7 @@ def stream(seed: int, tokens: int, pine: bool) -> Job:
     documents = [Part(f"{text}\n", group="documents") for text in asked.documents]
     prompt = ChatPrompt((Message("user", (*documents, Part(asked.question))),))
     sampling = Sampling(max_tokens=tokens, temperature=0, ignore_eos=True, logit_bias={WORD: 100.0})
-    return Job("batch", sampling, (prompt,), reader=Pine if pine else None)
+    return Job("batch", sampling, (prompt,), reading=Pine().reading if pine else None)
 
 
 def judge(seed: int) -> Job:

@@ -20,11 +20,11 @@ from transformers import AutoTokenizer
 
 from benchmarks._harness import Row, arguments, medians, show
 from benchmarks._llama import random_llama
-from pine.reading import Pine
 from pocket import WEIGHTS, data
 from server.engines.hf import HfEngine
 from server.job import Job, Sampling
 from server.prompt import ChatPrompt, Message, Part
+from server.stages.pine import Pine
 
 DOCUMENTS = 20
 
@@ -34,7 +34,7 @@ def question(documents: Sequence[str], asked: str) -> Job:
     parts = [Part(f"{text}\n\n", group="documents") for text in documents]
     prompt = ChatPrompt((Message("user", (*parts, Part(asked))),))
     sampling = Sampling(max_tokens=1, temperature=0)
-    return Job("reuse", sampling, (prompt,), reader=Pine, deterministic=True)
+    return Job("reuse", sampling, (prompt,), reading=Pine().reading, deterministic=True)
 
 
 async def first_token(engine: HfEngine, job: Job) -> tuple[float, int]:

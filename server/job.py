@@ -1,14 +1,14 @@
 """What travels through the pipeline: a frozen `Job` down, a `Reply` of chunks back up.
 
-Every job has a batch axis: `prompts` is a tuple, and choice `prompt * n + j` is the j-th answer to
+A job may have several prompts: choice `prompt * n + j` is the j-th answer to
 prompt number `prompt`.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from portia.verdict import Verdict, Vote
 from server.chunk import Chunk
@@ -16,10 +16,9 @@ from server.judge.ballot import Ballot, Call
 from server.prompt import Prompt
 
 if TYPE_CHECKING:
-    from kvedit.reading import Reading
-    from kvedit.shelf import Shelf
-    from pine.segments import Segments
     from server.judge.calibration import Calibration
+
+Cut = Literal["whole", "set", "source-target"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +54,24 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadingSpec:
+    """A reading as data: what an engine builds it from, and part of every key of a cache.
+
+    numbers  by name; pairs, so that equal specs have equal hashes
+    cut      into what a prompt is cut for it: nothing; prefix, documents, suffix; source and target
+    """
+
+    name: str
+    numbers: tuple[tuple[str, float], ...] = ()
+    cut: Cut = "whole"
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """One request on its way to an engine.
 
-    prompts        the batch
-    reader         makes the reading for one prompt from its segments and the engine's shelf of
-                   shared cache; None = the stock path
+    prompts        answered each on its own
+    reading        how each prompt is read; None = as the model does it by itself
     ballot         set for a judge's job until it is rendered into `prompts`
     deterministic  compute it in shapes that do not depend on what else runs: the same bits under
                    any load, at the cost of sharing no forward with other requests
@@ -73,7 +84,7 @@ class Job:
     model: str
     sampling: Sampling
     prompts: tuple[Prompt, ...] = ()
-    reader: Callable[[Segments, Shelf], Reading] | None = None
+    reading: ReadingSpec | None = None
     ballot: Ballot | None = None
     deterministic: bool = False
     id: str = ""
@@ -92,7 +103,7 @@ class Reply:
     """What comes back: a stream of chunks, or a judge's calls; and a note from each stage.
 
     calls       all of them
-    votes       those that decide, candidates by their places
+    votes       those that decide, candidates by their indices
     order_free  True = no order can change one of the votes
     rung        name of the rung on which the orders agreed, or None
     verdict     where it is more than the votes say by themselves, else None

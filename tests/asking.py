@@ -10,6 +10,7 @@ from typer.testing import Result
 
 from server.chunk import Chunk, Usage
 from server.engines.base import Engine
+from server.job import ReadingSpec
 from server.prompt import Prompt
 
 if TYPE_CHECKING:  # most of those who ask need no model
@@ -31,10 +32,16 @@ class Client(Protocol):
     ) -> Awaitable[httpx.AsyncClient]: ...
 
 
-class Reader(Protocol):
+class Builder(Protocol):
     """Makes the reading of one prompt."""
 
-    def __call__(self, segments: Segments, shelf: Shelf, /) -> Reading: ...
+    def __call__(self, segments: Segments | None, shelf: Shelf, /) -> Reading: ...
+
+
+class Through(Protocol):
+    """Makes a spec of a test's own reading."""
+
+    def __call__(self, builder: Builder, /) -> ReadingSpec: ...
 
 
 class MakeModel(Protocol):
@@ -55,7 +62,7 @@ class Ask(Protocol):
     def __call__(
         self,
         prompt: Prompt | str,
-        reader: Reader | None = None,
+        reading: ReadingSpec | None = None,
         deterministic: bool = False,
         **numbers: Any,
     ) -> list[Chunk]: ...

@@ -36,7 +36,7 @@ Script = Callable[[str, Sampling], Answer]
 class Scripted:
     """Streams a script's answers word by word, giving way to others before each word.
 
-    script     called with a prompt's text and the sampling; or a list of answers, used in turn
+    script     called with a prompt's text and the sampling; or a list of answers, one by one
     abilities  what the engine says it offers; without logprobs it reports none
     """
 
@@ -46,7 +46,7 @@ class Scripted:
         abilities: Sequence[Ability] = ("text", "logprobs"),
         refusals: Mapping[str, str] | None = None,
     ) -> None:
-        self._script = script if callable(script) else in_turn(script)
+        self._script = script if callable(script) else one_by_one(script)
         self.offers = frozenset(abilities)
         self.info = ModelInfo("scripted", "scripted", 1 << 20, self.offers, refusals or {})
         self.alive = True
@@ -88,10 +88,10 @@ class Scripted:
             Chunk(
                 index,
                 word,
-                (Scored(place, word, logprob, word.encode()),),
-                labels=None if place else labels,
+                (Scored(number, word, logprob, word.encode()),),
+                labels=None if number else labels,
             )
-            for place, word in enumerate(words)
+            for number, word in enumerate(words)
         ]
         usage = Usage(len(prompt.split()), len(words))
         reason: FinishReason = "length" if cut else "stop"
@@ -108,7 +108,7 @@ def written(prompt: Prompt) -> str:
     return " ".join(str(token) for token in prompt.ids)
 
 
-def in_turn(answers: Sequence[Answer]) -> Script:
+def one_by_one(answers: Sequence[Answer]) -> Script:
     """Return a script that says each answer once (EngineError after the last)."""
     left = iter(answers)
 
@@ -125,7 +125,7 @@ def in_turn(answers: Sequence[Answer]) -> Script:
 
 def slot_lover(slot: int = 0, lead: float = 2.0) -> Script:
     """Return a judge that always takes one slot, whose logit is `lead` nats above the others'."""
-    return content_judge(lambda text, place: lead if place == slot else 0.0)
+    return content_judge(lambda text, shown: lead if shown == slot else 0.0)
 
 
 def content_judge(logit: Callable[[str, int], float], tie: float = -9.0) -> Script:

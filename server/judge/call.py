@@ -113,7 +113,7 @@ def _usage(answers: Sequence[Sequence[Chunk]]) -> Usage:
 
 
 def vote(call: Call) -> Vote:
-    """Return a call with its slots turned back into candidates, by their places."""
+    """Return a call with its slots turned back into candidates, by their indices."""
     order = call.order
     choice = call.choice if call.choice in (None, TIE) else order[call.choice]
     return Vote(order, choice, call.values)

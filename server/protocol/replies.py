@@ -32,7 +32,7 @@ class Head:
         }
 
 
-class Form(Protocol):
+class Writer(Protocol):
     """How one endpoint writes its choices; one object per request.
 
     kind, piece_kind  `object` of a whole reply, and of a stream's chunk

@@ -37,7 +37,7 @@ class RungStages(NamedTuple):
 
 
 class Stage(BaseModel):
-    """One technique: its numbers are fields, its place in the pipeline is class variables.
+    """One technique: its numbers are fields, where it belongs in the pipeline is class variables.
 
     level       RANKING, VERDICT, TEXT, READING or CACHE
     needs       abilities of the engine (text, logprobs, attention, cache, grammar) and of the job

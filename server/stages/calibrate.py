@@ -93,7 +93,7 @@ class Calibrate(Stage):
         """Return ballots on which nothing but the slot can decide, in canonical order."""
         if self.probe is None:
             return []
-        own = [ballot.candidates[place].text for place in ballot.canonical()]
+        own = [ballot.candidates[index].text for index in ballot.canonical()]
         return [
             replace(ballot, candidates=_twins(text), order=(0, 1))
             for text in (own if self.probe == "self" else CONTENT_FREE)

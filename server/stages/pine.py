@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from server.errors import PlanError
-from server.job import Job, Reply
+from server.job import Job, ReadingSpec, Reply
 from server.stages.base import Claim, Level, Need, Proceed, Stage
 from server.text.delimiters import cut
 
@@ -37,6 +37,11 @@ class Pine(Stage):
     stage: Literal["pine"] = "pine"
     delimiters: tuple[Delimiter, Delimiter] | None = None
     explain: bool = False
+
+    @property
+    def reading(self) -> ReadingSpec:
+        """Return the reading that the model reads with."""
+        return ReadingSpec(self.stage, (("explain", self.explain),), cut="set")
 
     def prepare(self, job: Job) -> Job:
         """Cut the documents out at the delimiters; make candidates a set, in canonical order.
@@ -69,9 +74,7 @@ class Pine(Stage):
 
     async def run(self, job: Job, proceed: Proceed) -> Reply:
         """Proceed once, read through PINE."""
-        from pine.reading import Pine as Reading  # brings torch, which planning does without
-
-        job = self.prepare(job).but(reader=partial(Reading, explain=self.explain))
+        job = self.prepare(job).but(reading=self.reading)
         reply = await proceed(job)
         if job.ballot is None:
             return reply

@@ -16,7 +16,7 @@ class Swap(Stage):
 
     Every candidate stands in every slot exactly once; two candidates give both orders. The square
     is built on the canonical order, so the calls are the same whatever order the caller sent. With
-    `pine` inside there are no slots, and it is the labels that take turns.
+    `pine` inside there are no slots, and it is the labels that change.
     """
 
     level: ClassVar[Level] = Level.TEXT
@@ -50,4 +50,4 @@ class Swap(Stage):
 
 def latin_square(order: tuple[int, ...]) -> list[tuple[int, ...]]:
     """Return the rotations of an order: (0, 1, 2) gives 012, 120, 201."""
-    return [order[turn:] + order[:turn] for turn in range(len(order))]
+    return [order[shift:] + order[:shift] for shift in range(len(order))]

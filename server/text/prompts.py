@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from pine.segments import Ids, Segments
 from server.errors import PlanError
+from server.job import Cut
 from server.prompt import ChatPrompt, DocumentSet, Part, Prompt, TextPrompt, TokenPrompt
 from server.text.control import ControlTokens, tokenised
 from server.text.literal import hidden, new_mark, shown
@@ -58,13 +59,13 @@ class Encoder:
         self._control = ControlTokens(tokenizer)
         self._known: dict[str, Counter[str]] = {}
 
-    def encode(self, prompt: Prompt, *, as_set: bool) -> Encoded:
+    def encode(self, prompt: Prompt, cut: Cut = "whole") -> Encoded:
         """Return the prompt's ids.
 
-        as_set  whether a reading will read it: its documents are then cut out as segments
-        raises  PlanError  if the prompt has no ids, or not the one set that a reading needs
+        cut     into what, as the reading that will read it says
+        raises  PlanError  if the prompt has no ids, or cannot be cut so
         """
-        encode = self._segments if as_set else self._whole
+        encode = self._cut(cut)
         encoded = encode(prompt, self._tokenise)
         if not encoded.ids:
             raise PlanError("prompt must have at least one token, got none; send some text")
@@ -76,6 +77,16 @@ class Encoder:
             return encoded
         spelled = encode(bare, partial(self._control.spelled, literals=literals))
         return replace(spelled, text=shown(spelled.text, literals))
+
+    def _cut(self, cut: Cut) -> Callable[[Prompt, Tokenise], Encoded]:
+        """Return the method that encodes a prompt cut so (PlanError if there is none)."""
+        if cut == "source-target":
+            raise PlanError(
+                "prompt cannot be cut into source and target yet, got a reading stage that asks "
+                "for it; leave the stage out",
+                param="stages",
+            )
+        return self._segments if cut == "set" else self._whole
 
     def _own_commands(
         self,

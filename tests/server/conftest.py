@@ -6,14 +6,18 @@ from typing import Any
 
 import pytest
 import torch
-from asking import Ask, MakeEngine, MakeModel, Reader
+from asking import Ask, Builder, MakeEngine, MakeModel, Through
 from other_server import OtherServer, other_server
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from kvedit.reading import Reading
+from kvedit.shelf import Shelf
+from pine.segments import Segments
 from server.chunk import Chunk
+from server.engines import readings
 from server.engines.hf import HfEngine
-from server.job import Job, Sampling
+from server.job import Job, ReadingSpec, Sampling
 from server.prompt import Part, Prompt, TextPrompt
 
 SPECIAL = ["<|bos|>", "<|end|>", "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"]
@@ -118,14 +122,14 @@ def ask(engine: HfEngine) -> Ask:
 
     def run(
         prompt: Prompt | str,
-        reader: Reader | None = None,
+        reading: ReadingSpec | None = None,
         deterministic: bool = False,
         **numbers: Any,
     ) -> list[Chunk]:
         prompt = TextPrompt((Part(prompt),)) if isinstance(prompt, str) else prompt
         given: dict[str, Any] = {"max_tokens": 16, "temperature": 0.0, **numbers}
         sampling = Sampling(**given)
-        job = Job("tiny", sampling, (prompt,), reader=reader, deterministic=deterministic)
+        job = Job("tiny", sampling, (prompt,), reading=reading, deterministic=deterministic)
 
         async def collect() -> list[Chunk]:
             return [chunk async for chunk in await engine.generate(job)]
@@ -133,6 +137,25 @@ def ask(engine: HfEngine) -> Ask:
         return asyncio.run(collect())
 
     return run
+
+
+@pytest.fixture
+def through(monkeypatch: pytest.MonkeyPatch) -> Through:
+    """Return what makes a spec of a test's own reading: `through(lambda segments, shelf: ...)`."""
+    builders: dict[str, Builder] = {}
+    known = readings.build
+
+    def build(spec: ReadingSpec, segments: Segments | None, shelf: Shelf) -> Reading:
+        builder = builders.get(spec.name)
+        return builder(segments, shelf) if builder else known(spec, segments, shelf)
+
+    def made(builder: Builder) -> ReadingSpec:
+        name = f"reading {len(builders)}"
+        builders[name] = builder
+        return ReadingSpec(name, cut="set")
+
+    monkeypatch.setattr(readings, "build", build)
+    return made
 
 
 @pytest.fixture(scope="session")

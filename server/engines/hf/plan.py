@@ -10,11 +10,12 @@ from transformers import PreTrainedModel
 
 from kvedit.hf import Door
 from kvedit.shelf import Shelf
+from server.engines import readings
 from server.engines.hf.forward import Forward, Prefill, Read, Stock
 from server.engines.hf.sampling import processors
 from server.engines.hf.sequence import Choice, Sequence
 from server.errors import PlanError
-from server.job import Job, Sampling
+from server.job import Cut, Job, Sampling
 from server.text.grammar import Grammars
 from server.text.prompts import Encoded, Encoder, overflow
 from server.text.vocabulary import Vocabulary
@@ -47,8 +48,9 @@ class Planner:
         """
         self._check(job)
         sequences: list[Sequence] = []
+        cut: Cut = "whole" if job.reading is None else job.reading.cut
         for prompt in job.prompts:
-            encoded = self.encoder.encode(prompt, as_set=job.reader is not None)
+            encoded = self.encoder.encode(prompt, cut)
             sequences += self._choices(job, encoded, len(sequences))
         return sequences
 
@@ -76,10 +78,10 @@ class Planner:
         return [first.deep_copy() for _ in range(sampling.n)]
 
     def _forward(self, job: Job, encoded: Encoded, prefill: Prefill) -> Forward:
-        if job.reader is None or encoded.segments is None:
+        if job.reading is None:
             return Stock(self.door, prefill)
         shelf = self.shelf if job.deterministic else self.loose
-        return Read(self.door, job.reader(encoded.segments, shelf))
+        return Read(self.door, readings.build(job.reading, encoded.segments, shelf))
 
     def _room(self, encoded: Encoded, asked: int | None) -> int:
         """Return how many new tokens there may be."""
@@ -91,13 +93,13 @@ class Planner:
 
     def _check(self, job: Job) -> None:
         sampling = job.sampling
-        if job.reader is not None and self.door.refusal is not None:
+        if job.reading is not None and self.door.refusal is not None:
             raise PlanError(
                 f"model must offer attention for a reading stage, got {self.door.refusal}; leave "
                 "the stage out",
                 param="stages",
             )
-        if job.reader is not None and sampling.echo and sampling.logprobs is not None:
+        if job.reading is not None and sampling.echo and sampling.logprobs is not None:
             raise PlanError(
                 "echo with logprobs cannot go with a reading stage, since scoring a prompt needs "
                 "the plain path, got both; leave the stage out",
@@ -108,7 +110,7 @@ class Planner:
 
     def _check_labels(self, sampling: Sampling) -> None:
         for label in sampling.labels:
-            if not self.vocabulary.forms.get(label.strip()):
+            if not self.vocabulary.spellings.get(label.strip()):
                 raise PlanError(
                     f"label must be one token of the model, got {label!r}; choose a shorter one"
                 )

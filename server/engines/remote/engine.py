@@ -24,7 +24,7 @@ class RemoteEngine:
 
     found        what that server has
     name         under which it is served here
-    concurrency  requests at once; the others wait for their turn
+    concurrency  requests at once; the others wait
     """
 
     def __init__(self, access: Access, found: Found, *, name: str, concurrency: int) -> None:
@@ -111,7 +111,7 @@ class RemoteEngine:
             raise EngineError(
                 "engine must be open, got a job after it was closed; start another", status=503
             )
-        if job.reader is not None:
+        if job.reading is not None:
             raise PlanError(
                 "model must offer attention for a reading stage, got one that does not: "
                 f"{self._info.refusals['attention']}; leave the stage out",

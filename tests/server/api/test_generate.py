@@ -127,7 +127,7 @@ async def test_the_stages_that_ran_are_shown(client: Client) -> None:
         said = events(reply)[-1] if "stream" in body else reply.json()
         assert said["evenhand"]["stages"] == [stage]
         assert said["model"] == "pocket"
-    assert all(job.reader is not None for job in engine.jobs)
+    assert all(job.reading is not None for job in engine.jobs)
 
 
 @pytest.mark.parametrize(

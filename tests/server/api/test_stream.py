@@ -43,7 +43,7 @@ class Exchange:
             close=self.close,
             admission=self.admission,
             place=self.admission.take(),
-            keep_alive=keep_alive,
+            silence=keep_alive,
         )
         self.task = asyncio.ensure_future(stream({"type": "http"}, self.receive, self.send))
 

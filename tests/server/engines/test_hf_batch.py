@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from asking import MakeEngine, usage
+from asking import MakeEngine, Through, usage
 from models import tiny_llama, tiny_qwen2
+from specs import PINE
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from kvedit.plain import Plain
 from kvedit.reading import Layer
-from pine.reading import Pine
 from server.chunk import Chunk, Scored
 from server.engines.hf import HfEngine
 from server.errors import EngineError, PlanError
@@ -36,7 +36,7 @@ def plain(text: str, sampling: Sampling = GREEDY, **changes: Any) -> Job:
 def pine(*texts: str, sampling: Sampling = GREEDY, **changes: Any) -> Job:
     documents = tuple(Part(text, group="d") for text in texts)
     prompt = TextPrompt((Part("Read: "), *documents, Part("Who?")))
-    return Job("tiny", sampling, (prompt,), reader=Pine, **changes)
+    return Job("tiny", sampling, (prompt,), reading=PINE, **changes)
 
 
 MIXED = [
@@ -180,7 +180,7 @@ async def test_patience_ends(make_engine: MakeEngine, monkeypatch: pytest.Monkey
 
 
 async def test_one_that_leaves_or_fails_disturbs_nobody(
-    make_engine: MakeEngine, caplog: pytest.LogCaptureFixture
+    make_engine: MakeEngine, caplog: pytest.LogCaptureFixture, through: Through
 ) -> None:
     class Broken(Plain):
         def read(self, layer: Layer, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -193,7 +193,7 @@ async def test_one_that_leaves_or_fails_disturbs_nobody(
     widths = Widths(engine.model)
     left = await engine.generate(plain("fox", ENDLESS))
     bad = await engine.generate(
-        replace(pine("dog", "fox"), reader=lambda segments, shelf: Broken())
+        replace(pine("dog", "fox"), reading=through(lambda segments, shelf: Broken()))
     )
     streams = [await engine.generate(job) for job in MIXED]
     widths.go.set()
@@ -339,11 +339,23 @@ class Cut(Plain):
         return self._borders
 
 
-def cut(reading: Plain, **changes: Any) -> Job:
-    return pine(PROMPTS[1], PROMPTS[2]).but(reader=lambda segments, shelf: reading, **changes)
+Cutter = Callable[..., Job]
 
 
-async def test_a_prompt_is_read_in_the_forwards_its_reading_names(make_engine: MakeEngine) -> None:
+@pytest.fixture
+def cut(through: Through) -> Cutter:
+    """Return what makes a job that is read in a test's own pieces."""
+
+    def job(reading: Plain, **changes: object) -> Job:
+        spec = through(lambda segments, shelf: reading)
+        return pine(PROMPTS[1], PROMPTS[2]).but(reading=spec, **changes)
+
+    return job
+
+
+async def test_a_prompt_is_read_in_the_forwards_its_reading_names(
+    make_engine: MakeEngine, cut: Cutter
+) -> None:
     engine = make_engine()
     widths = Widths(engine.model)
     widths.go.set()
@@ -357,7 +369,7 @@ async def test_a_prompt_is_read_in_the_forwards_its_reading_names(make_engine: M
     assert pieces[-1].usage == whole[-1].usage
 
 
-async def test_others_run_between_the_pieces(make_engine: MakeEngine) -> None:
+async def test_others_run_between_the_pieces(make_engine: MakeEngine, cut: Cutter) -> None:
     engine = make_engine()
     widths = Widths(engine.model)
     job = cut(Cut(0, 5, 30), deterministic=True)
@@ -369,14 +381,16 @@ async def test_others_run_between_the_pieces(make_engine: MakeEngine) -> None:
     assert widths.seen[start + 2] == 25
 
 
-async def test_what_is_cached_is_not_read_again_and_is_counted(make_engine: MakeEngine) -> None:
+async def test_what_is_cached_is_not_read_again_and_is_counted(
+    make_engine: MakeEngine, cut: Cutter
+) -> None:
     engine = make_engine()
     widths = Widths(engine.model)
     widths.go.set()
     whole = await drain(await engine.generate(cut(Plain())))
     length = widths.seen[0]
     primed = Cut(7)
-    ids = engine._planner.encoder.encode(cut(primed).prompts[0], as_set=True).ids
+    ids = engine._planner.encoder.encode(cut(primed).prompts[0], "set").ids
     with torch.inference_mode():
         engine._planner.door.forward(torch.tensor([ids[:7]]), primed)
     del widths.seen[:]

@@ -7,7 +7,8 @@ from types import FunctionType
 
 import pytest
 import torch
-from asking import Ask, MakeEngine, MakeModel, usage
+from asking import Ask, MakeEngine, MakeModel, Through, usage
+from specs import PINE
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from kvedit.plain import Plain
@@ -28,7 +29,7 @@ def test_every_order_gives_the_same_bits(
     answers = []
     for order in itertools.permutations(docs):
         prompt = ChatPrompt((Message("user", (Part("Read: "), *order, QUESTION)),))
-        chunks = ask(prompt, reader=Pine, logprobs=3, labels=("A", "B"), max_tokens=4,
+        chunks = ask(prompt, reading=PINE, logprobs=3, labels=("A", "B"), max_tokens=4,
                      temperature=temperature, seed=9)  # fmt: skip
         place = chunks[-1].notes["pine"]["canonical_order"]
         shown = [order[index].text for index in place]
@@ -45,33 +46,37 @@ def test_plain_answers_do_depend_on_the_order(ask: Ask, docs: tuple[Part, ...]) 
 
 
 def test_the_plain_reading_writes_what_the_stock_path_writes(
-    ask: Ask, tokenizer: PreTrainedTokenizerFast
+    ask: Ask, tokenizer: PreTrainedTokenizerFast, through: Through
 ) -> None:
     document = Part("The quick brown fox", group="d")
-    through = ask(TextPrompt((document,)), reader=lambda segments, shelf: Plain(), max_tokens=24)
+    reading = through(lambda segments, shelf: Plain())
+    read = ask(TextPrompt((document,)), reading=reading, max_tokens=24)
     ids = tokenizer.encode("The quick brown fox")
     plain = ask(TokenPrompt(tuple(ids)), max_tokens=24)
-    assert [c.tokens for c in through] == [c.tokens for c in plain]
+    assert [c.tokens for c in read] == [c.tokens for c in plain]
 
 
-def test_each_choice_has_a_reading_of_its_own(ask: Ask, docs: tuple[Part, ...]) -> None:
+def test_each_choice_has_a_reading_of_its_own(
+    ask: Ask, docs: tuple[Part, ...], through: Through
+) -> None:
     made = []
 
-    def reader(segments: Segments, shelf: Shelf) -> Pine:
+    def build(segments: Segments | None, shelf: Shelf) -> Pine:
+        assert segments is not None
         made.append(Pine(segments))
         return made[-1]
 
     prompt = TextPrompt((*docs, QUESTION))
-    together = ask(prompt, reader=reader, n=2, seed=4, temperature=1.0)
+    together = ask(prompt, reading=through(build), n=2, seed=4, temperature=1.0)
     assert len(made) == 2
-    alone = ask(prompt, reader=Pine, seed=5, temperature=1.0)
+    alone = ask(prompt, reading=PINE, seed=5, temperature=1.0)
     second = [chunk.tokens for chunk in together if chunk.index == 1]
     assert second == [chunk.tokens for chunk in alone]
 
 
 def test_echo_shows_the_set_in_its_canonical_order(ask: Ask, docs: tuple[Part, ...]) -> None:
     texts = {
-        ask(TextPrompt((*order, QUESTION)), reader=Pine, echo=True, max_tokens=1)[0].prompt_text
+        ask(TextPrompt((*order, QUESTION)), reading=PINE, echo=True, max_tokens=1)[0].prompt_text
         for order in itertools.permutations(docs)
     }
     assert len(texts) == 1
@@ -105,17 +110,17 @@ def digest(tensor: torch.Tensor) -> bytes:
 
 
 def test_a_mix_of_requests_leaves_the_model_as_it_was(
-    make_engine: MakeEngine, docs: tuple[Part, ...]
+    make_engine: MakeEngine, docs: tuple[Part, ...], through: Through
 ) -> None:
     engine = make_engine()
     model, before = engine.model, fingerprint(engine.model)
     prompt = TextPrompt((*docs, QUESTION))
     mixed = [
         Job("m", Sampling(max_tokens=6, seed=1, n=2, top_k=5, repetition_penalty=1.2), (prompt,)),
-        Job("m", Sampling(max_tokens=6, temperature=0), (prompt,), reader=Pine),
+        Job("m", Sampling(max_tokens=6, temperature=0), (prompt,), reading=PINE),
         Job("m", Sampling(max_tokens=2, echo=True, logprobs=2), (prompt, prompt)),
-        Job("m", Sampling(max_tokens=200, labels=("A",)), (prompt,), reader=Pine),
-        Job("m", Sampling(max_tokens=6), (prompt,), reader=lambda segments, shelf: Plain()),
+        Job("m", Sampling(max_tokens=200, labels=("A",)), (prompt,), reading=PINE),
+        Job("m", Sampling(max_tokens=6), (prompt,), reading=through(lambda *_: Plain())),
     ]
 
     async def run() -> None:
@@ -150,9 +155,13 @@ def test_the_fingerprint_sees(make_model: MakeModel, fault: str) -> None:
 
 def test_a_second_question_on_the_same_set_starts_after_it(ask: Ask) -> None:
     documents = [Part(f"the fox {word} " * 8, group="d") for word in ("jumps", "sleeps", "runs")]
-    first = ask(TextPrompt((*documents, Part("Who?"))), reader=Pine, max_tokens=3, logprobs=2)
-    again = ask(TextPrompt((*documents[::-1], Part("Who?"))), reader=Pine, max_tokens=3, logprobs=2)
-    other = ask(TextPrompt((*documents[1:], documents[0], Part("Why?"))), reader=Pine, max_tokens=3)
+    first = ask(TextPrompt((*documents, Part("Who?"))), reading=PINE, max_tokens=3, logprobs=2)
+    again = ask(
+        TextPrompt((*documents[::-1], Part("Who?"))), reading=PINE, max_tokens=3, logprobs=2
+    )
+    other = ask(
+        TextPrompt((*documents[1:], documents[0], Part("Why?"))), reading=PINE, max_tokens=3
+    )
     assert usage(first).cached_tokens == 0
     assert usage(again).cached_tokens > 100
     assert usage(other).cached_tokens == usage(again).cached_tokens

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterable
 from typing import Any
 
 import pytest
-from asking import MakeEngine, Reader, usage
+from asking import MakeEngine, Through, usage
+from specs import PINE
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -16,14 +17,13 @@ from kvedit.hf import Door, open_door
 from kvedit.plain import Plain
 from kvedit.reading import Layer
 from kvedit.shelf import Shelf
-from pine.reading import Pine
 from pine.segments import Segments
 from pocket import WEIGHTS
 from server.chunk import Chunk
 from server.engines.hf import HfEngine
 from server.engines.hf import engine as engine_module
 from server.errors import EngineError
-from server.job import Job, Sampling
+from server.job import Job, ReadingSpec, Sampling
 from server.prompt import Part, TextPrompt
 
 ENDLESS = Sampling(max_tokens=200, temperature=0, ignore_eos=True)
@@ -31,10 +31,10 @@ SHORT = Sampling(max_tokens=12, temperature=0, ignore_eos=True)
 
 
 def job(
-    text: str, sampling: Sampling, reader: Reader | None = None, deterministic: bool = False
+    text: str, sampling: Sampling, reading: ReadingSpec | None = None, deterministic: bool = False
 ) -> Job:
-    parts = (Part(text, group="d"),) if reader else (Part(text),)
-    return Job("tiny", sampling, (TextPrompt(parts),), reader=reader, deterministic=deterministic)
+    parts = (Part(text, group="d"),) if reading else (Part(text),)
+    return Job("tiny", sampling, (TextPrompt(parts),), reading=reading, deterministic=deterministic)
 
 
 async def drain(stream: AsyncIterable[Chunk]) -> list[Chunk]:
@@ -139,16 +139,18 @@ async def test_closing_one_leaves_the_others_alone(make_engine: MakeEngine) -> N
     assert [chunk.tokens for chunk in await drain(kept)] == [chunk.tokens for chunk in alone]
 
 
-async def test_what_a_closed_sequence_held_is_freed(make_engine: MakeEngine) -> None:
+async def test_what_a_closed_sequence_held_is_freed(
+    make_engine: MakeEngine, through: Through
+) -> None:
     engine = make_engine()
     held: list[weakref.ref[Plain]] = []
 
-    def reader(segments: Segments, shelf: Shelf) -> Plain:
+    def build(segments: Segments | None, shelf: Shelf) -> Plain:
         reading = Plain()
         held.append(weakref.ref(reading))
         return reading
 
-    stream = await engine.generate(job("fox", ENDLESS, reader))
+    stream = await engine.generate(job("fox", ENDLESS, through(build)))
     await anext(stream)
     assert held[0]() is not None
     await stream.aclose()
@@ -166,11 +168,11 @@ class Broken(Plain):
 
 
 async def test_an_error_is_one_requests_own(
-    make_engine: MakeEngine, caplog: pytest.LogCaptureFixture
+    make_engine: MakeEngine, caplog: pytest.LogCaptureFixture, through: Through
 ) -> None:
     engine = make_engine()
     good = await engine.generate(job("fox", SHORT))
-    bad = await engine.generate(job("dog", SHORT, lambda segments, shelf: Broken()))
+    bad = await engine.generate(job("dog", SHORT, through(lambda segments, shelf: Broken())))
     with pytest.raises(EngineError, match="RuntimeError") as caught:
         await drain(bad)
     assert caught.value.status == 500
@@ -252,7 +254,7 @@ async def test_only_the_last_piece_of_a_prompt_asks_for_logits(make_engine: Make
     )
     text = "fox " * 80  # long enough to be cut behind its documents
     parts = (Part(text, group="d"), Part(text, group="d"), Part("which?"))
-    asked = Job("tiny", SHORT, (TextPrompt(parts),), reader=Pine, deterministic=True)
+    asked = Job("tiny", SHORT, (TextPrompt(parts),), reading=PINE, deterministic=True)
     await drain(await engine.generate(asked))
     logits.remove()
     assert kept == [0, *[1] * (SHORT.max_tokens or 0)]

@@ -62,7 +62,7 @@ async def test_a_judge_of_slots_climbs_to_the_end() -> None:
     assert rungs == ["swap", "portia length", "portia meaning", "pine"]
     assert reply.rung is None
     assert {each["status"] for each in reply.notes["ladder"]["tried"]} == {"order_conflict"}
-    assert sum(job.reader is not None for job in engine.jobs) == 2
+    assert sum(job.reading is not None for job in engine.jobs) == 2
 
 
 @pytest.mark.parametrize("most", range(2, 10))

@@ -63,14 +63,14 @@ async def test_no_stage_is_skipped() -> None:
     for seen in on.jobs:
         [message] = seen.prompts[0].messages  # type: ignore[union-attr]
         assert sum(part.group is not None for part in message.parts) == 2
-        assert seen.reader is not None
+        assert seen.reading is not None
 
 
 async def test_a_plain_ballot_keeps_the_callers_order_and_the_stock_path() -> None:
     on = engine()
     [call] = (await climb(Plan(()), on)(judging("y", "x"))).calls
     assert call.order == (0, 1)
-    assert on.jobs[0].reader is None
+    assert on.jobs[0].reading is None
     [message] = on.jobs[0].prompts[0].messages  # type: ignore[union-attr]
     assert message == Message("user", message.parts)
     assert all(part.group is None for part in message.parts)

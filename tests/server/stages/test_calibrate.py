@@ -111,7 +111,7 @@ async def test_under_pine_it_takes_the_bias_of_a_label() -> None:
     reply, engine = await asked(judge, judging("aaa", "bbbb"), {"stage": "pine"}, probe="self")
     assert reply.votes[0].choice == 1
     assert reply.order_free
-    assert all(job.reader is not None for job in engine.jobs)
+    assert all(job.reading is not None for job in engine.jobs)
 
 
 async def test_probes_that_cannot_be_read_tell_no_bias() -> None:

@@ -7,8 +7,9 @@ import pytest
 from kvedit.shelf import Shelf
 from pine.reading import Pine as Reading
 from pine.segments import Segments
+from server.engines.readings import build
 from server.errors import PlanError
-from server.job import Job, Reply, Sampling
+from server.job import Job, ReadingSpec, Reply, Sampling
 from server.judge.ballot import Ballot, Candidate
 from server.prompt import ChatPrompt, Message, Part
 from server.stages.pine import Pine
@@ -38,8 +39,9 @@ async def run(stage: Pine, job: Job) -> Job:
 
 def reading_of(job: Job) -> Reading:
     """Return the reading that the job asks for, of two documents out of canonical order."""
-    assert job.reader is not None
-    reading = job.reader(Segments((1,), ((3,), (2,)), (4,)).canonical(), Shelf(0))
+    assert job.reading is not None
+    segments = Segments((1,), ((3,), (2,)), (4,)).canonical()
+    reading = build(job.reading, segments, Shelf(0))
     assert isinstance(reading, Reading)
     return reading
 
@@ -56,6 +58,18 @@ async def test_an_explanation_is_made_if_asked_for() -> None:
     for explain in (False, True):
         note = reading_of(await run(Pine(explain=explain), job)).report()["pine"]
         assert ("importance" in note) == explain
+
+
+async def test_the_reading_is_data() -> None:
+    job = asked(Part("one", "documents"), Part("Why?"))
+    specs = [(await run(Pine(explain=explain), job)).reading for explain in (True, True, False)]
+    assert specs[0] == ReadingSpec("pine", (("explain", True),), cut="set")
+    assert len(set(specs)) == 2
+
+
+def test_an_unknown_reading_is_refused() -> None:
+    with pytest.raises(PlanError, match="reading must be one that this engine knows, got 'x'"):
+        build(ReadingSpec("x"), None, Shelf(0))
 
 
 async def test_candidates_become_a_set_in_canonical_order() -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from asking import Ask
 from llguidance import LLMatcher
+from specs import PINE
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
-from pine.reading import Pine
 from server.chunk import Chunk
 from server.engines.hf import HfEngine
 from server.errors import PlanError
@@ -46,7 +46,7 @@ def test_without_the_grammar_the_model_says_something_else(ask: Ask) -> None:
 
 
 def test_a_reading_follows_it_too(ask: Ask, docs: tuple[Part, ...]) -> None:
-    chunks = ask(TextPrompt(docs), reader=Pine, grammar=GRAMMAR, max_tokens=60)
+    chunks = ask(TextPrompt(docs), reading=PINE, grammar=GRAMMAR, max_tokens=60)
     assert json.loads(text(chunks))["winner"] in ("A", "B")
 
 

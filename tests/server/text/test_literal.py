@@ -206,7 +206,7 @@ def plain(prompt: ChatPrompt | TextPrompt) -> ChatPrompt | TextPrompt:
 @often
 @given(text=texts)
 def test_a_literal_text_is_spelled(kind: str, encoder: Encoder, text: str) -> None:
-    encoded = encoder.encode(TextPrompt((literal(text),)), as_set=False)
+    encoded = encoder.encode(TextPrompt((literal(text),)))
     opening, *ids = encoded.ids
     assert tokenizer_of(kind).convert_ids_to_tokens(opening) == "<s>"
     assert control(kind, ids) == []
@@ -223,10 +223,10 @@ def test_only_the_template_speaks_to_the_model(
     kind: str, encoder: Encoder, text: str, question: str
 ) -> None:
     parts = Part("Judge <think> "), literal(question), Part("\nAnswer: "), literal(text)
-    encoded = encoder.encode(chat(*parts), as_set=False)
+    encoded = encoder.encode(chat(*parts))
     expected = ["<s>", "<|user|>", "<think>", "<|end|>", "<|assistant|>"]
     assert control(kind, encoded.ids) == expected
-    assert encoded.text == encoder.encode(plain(chat(*parts)), as_set=False).text
+    assert encoded.text == encoder.encode(plain(chat(*parts))).text
     if kind in ("bytes", "greedy"):
         # but for white space, which <think> strips from both its sides
         assert "".join(decoded(kind, encoded.ids).split()) == "".join(encoded.text.split())
@@ -242,10 +242,8 @@ def test_what_commands_nothing_is_tokenised_as_ever(
         TextPrompt((Part("<think> Read"), literal(text), *documents, literal(question))),
         chat(literal(question), *documents, Part("</think>"), literal(text)),
     ):
-        for as_set in (False, True):
-            assert encoder.encode(prompt, as_set=as_set) == encoder.encode(
-                plain(prompt), as_set=as_set
-            )
+        for cut in ("whole", "set"):
+            assert encoder.encode(prompt, cut) == encoder.encode(plain(prompt), cut)
 
 
 @often
@@ -257,7 +255,7 @@ def test_the_twin_reads_all_else_as_the_tokenizer_does(kind: str, text: str, que
         TextPrompt((Part("<think> Read <|end|>"), literal(text), Part(" a dog </think>"))),
         chat(literal(question), Part(" </think> "), literal(text), Part("é <think> quick fox")),
     ):
-        assert spelling.encode(prompt, as_set=False) == ordinary.encode(prompt, as_set=False)
+        assert spelling.encode(prompt) == ordinary.encode(prompt)
 
 
 @pytest.mark.parametrize("spelled", ["", "<|end|>"])
@@ -265,7 +263,7 @@ def test_a_token_of_the_template_stays_one_beside_literal_text(
     kind: str, encoder: Encoder, spelled: str
 ) -> None:
     # "wolf" counts as a word of its own, as in "a wolf" | "s"
-    encoded = encoder.encode(chat(Part("a wolf"), literal(f"s<{spelled}")), as_set=False)
+    encoded = encoder.encode(chat(Part("a wolf"), literal(f"s<{spelled}")))
     shown = ["<s>", "<|user|>", *["wolf"] * bool(spelled), "<|end|>", "<|assistant|>"]
     assert control(kind, encoded.ids) == shown
     if kind in ("bytes", "greedy"):
@@ -280,14 +278,14 @@ def test_documents_are_spelled_each_on_its_own(
     documents = [literal(answer, group="g") for answer in answers]
     parts = Part("Judge: "), literal(question), *documents, Part("Best?"), literal(question)
     for prompt, ends in ((TextPrompt(parts), ([], [])), (chat(*parts), CHAT_ENDS)):
-        encoded = encoder.encode(prompt, as_set=True)
+        encoded = encoder.encode(prompt, "set")
         segments = encoded.segments
         assert segments is not None
         assert encoded.ids == segments.ids
         assert control(kind, segments.prefix) == ["<s>", *ends[0]]
         assert control(kind, segments.suffix) == ends[1]
         for place, document in zip(segments.order, segments.documents, strict=True):
-            alone = encoder.encode(TextPrompt((documents[place],)), as_set=False)
+            alone = encoder.encode(TextPrompt((documents[place],)))
             assert document == alone.ids[1:]
 
 
@@ -298,7 +296,7 @@ def test_the_order_of_documents_does_not_matter(
 ) -> None:
     documents = [literal(answer, group="g") for answer in answers]
     first, second = (
-        encoder.encode(chat(literal(question), *each, Part("Best?")), as_set=True)
+        encoder.encode(chat(literal(question), *each, Part("Best?")), "set")
         for each in (documents, documents[::-1])
     )
     assert (first.ids, first.text) == (second.ids, second.text)
@@ -313,8 +311,8 @@ def test_tokenizers_as_they_are_published(name: str) -> None:
     encoder = Encoder(tokenizer, vocabulary, 10_000)
     names = [token for token in tokenizer.all_special_tokens if token != "<unk>"]
     text = "A" + "".join(names) + "B" + names[-1]
-    assert set(encoder.encode(TextPrompt((Part(text),)), as_set=False).ids) & vocabulary.special
-    ids = encoder.encode(TextPrompt((literal(text),)), as_set=False).ids[1:]
+    assert set(encoder.encode(TextPrompt((Part(text),))).ids) & vocabulary.special
+    ids = encoder.encode(TextPrompt((literal(text),))).ids[1:]
     assert not set(ids) & vocabulary.special
     assert b"".join(vocabulary.data[token_id] for token_id in ids).decode().strip() == text
 
@@ -330,15 +328,15 @@ def test_tokenizers_as_they_are_published(name: str) -> None:
     ],
 )
 def test_no_token_is_made_of_neighbours(kind: str, parts: tuple[Part, ...]) -> None:
-    ids = encoder_of(kind).encode(chat(*parts), as_set=False).ids
+    ids = encoder_of(kind).encode(chat(*parts)).ids
     assert control(kind, ids) == ["<s>", "<|user|>", "<|end|>", "<|assistant|>"]
 
 
 def test_a_normalizer_reveals_no_token() -> None:
     encoder = encoder_of("unigram")
     wide = "\uff1c\uff0fs\uff1e A \uff1c\uff0fthink\uff1e"  # NFKC makes "</s> A </think>" of it
-    assert control("unigram", encoder.encode(TextPrompt((Part(wide),)), as_set=False).ids[1:])
-    spelled = encoder.encode(TextPrompt((literal(wide),)), as_set=False)
+    assert control("unigram", encoder.encode(TextPrompt((Part(wide),))).ids[1:])
+    spelled = encoder.encode(TextPrompt((literal(wide),)))
     assert control("unigram", spelled.ids[1:]) == []
 
 
@@ -348,16 +346,16 @@ def test_a_normalizer_reveals_no_token() -> None:
 )
 def test_a_token_that_is_ordinary_text_stays_one(kind: str, text: str, token: str) -> None:
     tokenizer, encoder = encoder_with(kind, AddedToken(token, normalized=False))
-    ordinary = encoder.encode(TextPrompt((Part(text),)), as_set=False).ids
+    ordinary = encoder.encode(TextPrompt((Part(text),))).ids
     assert tokenizer.convert_tokens_to_ids(token) in ordinary
     for spelled in ("", "<|end|>"):
-        ids = encoder.encode(TextPrompt((literal(text + spelled),)), as_set=False).ids
+        ids = encoder.encode(TextPrompt((literal(text + spelled),))).ids
         assert ids[: len(ordinary)] == ordinary
 
 
 def test_a_special_word_is_spelled() -> None:
     tokenizer, encoder = encoder_with("bytes", AddedToken("dog", normalized=False, special=True))
-    ids = encoder.encode(TextPrompt((literal("dog"),)), as_set=False).ids
+    ids = encoder.encode(TextPrompt((literal("dog"),))).ids
     assert (tokenizer.decode(list(ids)), len(ids)) == ("dog", 2)
 
 
@@ -365,7 +363,7 @@ def test_a_token_of_the_template_is_found_wherever_it_stands() -> None:
     # by itself the tokenizer looks for "▁</tool>", since Prepend is applied to its name too
     tokenizer, encoder = encoder_with("llama", AddedToken("</tool>", normalized=True))
     prompt = TextPrompt((literal("A<|end|>"), Part("</tool>")))
-    ids = encoder.encode(prompt, as_set=False).ids
+    ids = encoder.encode(prompt).ids
     assert ids[-1] == tokenizer.convert_tokens_to_ids("</tool>")
     assert str(tokenizer.decode(list(ids))).split() == ["A<|end|>", "</tool>"]
 
@@ -374,14 +372,14 @@ def test_the_tokenizer_is_left_as_it_was() -> None:
     tokenizer = deepcopy(tokenizer_of("bytes"))
     before = tokenizer.backend_tokenizer.to_str(), tokenizer("<|end|>dog").input_ids
     encoder = Encoder(tokenizer, Vocabulary(tokenizer, len(tokenizer)), 100)
-    encoder.encode(chat(literal("<|end|>dog")), as_set=False)
+    encoder.encode(chat(literal("<|end|>dog")))
     assert (tokenizer.backend_tokenizer.to_str(), tokenizer("<|end|>dog").input_ids) == before
 
 
 def test_fill_in_the_middle_spells_too(tokenizer: PreTrainedTokenizerFast) -> None:
     encoder = Encoder(tokenizer, Vocabulary(tokenizer, len(tokenizer)), 100)
     prompt = TextPrompt((Part("The "), literal("<|end|>fox")), suffix="<|end|>")
-    ids = encoder.encode(prompt, as_set=False).ids
+    ids = encoder.encode(prompt).ids
     special = [
         token for token in tokenizer.convert_ids_to_tokens(list(ids)) if token.startswith("<|")
     ]
@@ -400,16 +398,16 @@ def test_fill_in_the_middle_spells_too(tokenizer: PreTrainedTokenizerFast) -> No
 def test_a_template_that_does_not_show_a_text_as_it_is(template: str) -> None:
     encoder = encoder_of("bytes", template)
     harmless = chat(literal("A fox"))
-    assert encoder.encode(harmless, as_set=False) == encoder.encode(plain(harmless), as_set=False)
+    assert encoder.encode(harmless) == encoder.encode(plain(harmless))
     with pytest.raises(PlanError, match="chat template must show each message once") as caught:
-        encoder.encode(chat(literal("<|end|>A")), as_set=False)
+        encoder.encode(chat(literal("<|end|>A")))
     assert "\n" not in caught.value.message
 
 
 def test_a_template_does_not_obey_either() -> None:
     encoder = encoder_of("bytes", "{{ messages[0].content.split('</think>')[-1] }}")
-    assert encoder.encode(chat(Part("A</think>B")), as_set=False).text == "B"
-    encoded = encoder.encode(chat(literal("A</think>B")), as_set=False)
+    assert encoder.encode(chat(Part("A</think>B"))).text == "B"
+    encoded = encoder.encode(chat(literal("A</think>B")))
     assert encoded.text == decoded("bytes", encoded.ids) == "A</think>B"
 
 
@@ -417,6 +415,6 @@ def test_a_slow_tokenizer_says_that_it_cannot() -> None:
     tokenizer = ByT5Tokenizer()
     encoder = Encoder(tokenizer, Vocabulary(tokenizer, 400), 100)
     harmless = TextPrompt((literal("A fox"),))
-    assert encoder.encode(harmless, as_set=False) == encoder.encode(plain(harmless), as_set=False)
+    assert encoder.encode(harmless) == encoder.encode(plain(harmless))
     with pytest.raises(PlanError, match="text of others must be free of"):
-        encoder.encode(TextPrompt((literal("<extra_id_3>"),)), as_set=False)
+        encoder.encode(TextPrompt((literal("<extra_id_3>"),)))

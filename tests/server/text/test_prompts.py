@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 from asking import Ask, MakeModel, usage
+from specs import PINE
 from tokenizers import Tokenizer, decoders, models
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from kvedit.plain import Plain
-from kvedit.shelf import Shelf
 from pine.segments import Ids, Segments
 from server.engines.hf import HfEngine
 from server.errors import PlanError
@@ -19,10 +18,6 @@ from server.job import Job, Sampling
 from server.prompt import ChatPrompt, Message, Part, Prompt, TextPrompt, TokenPrompt
 from server.text.prompts import Encoder
 from server.text.vocabulary import Vocabulary
-
-
-def reader(segments: Segments, shelf: Shelf) -> Plain:
-    return Plain()
 
 
 @pytest.fixture
@@ -36,7 +31,7 @@ def chat(*parts: Part, role: str = "user") -> ChatPrompt:
 
 def cut(encoder: Encoder, prompt: Prompt) -> Segments:
     """Return the prompt as a reading gets it."""
-    segments = encoder.encode(prompt, as_set=True).segments
+    segments = encoder.encode(prompt, "set").segments
     assert segments is not None
     return segments
 
@@ -97,12 +92,12 @@ def test_chat_needs_a_template(tokenizer: PreTrainedTokenizerFast, make_model: M
     bare.chat_template = None
     encoder = Encoder(bare, Vocabulary(bare, len(bare)), 256)
     with pytest.raises(PlanError, match="chat template"):
-        encoder.encode(chat(Part("hi")), as_set=False)
+        encoder.encode(chat(Part("hi")))
 
 
 def test_tools_reach_the_template(encoder: Encoder) -> None:
     prompt = ChatPrompt((Message("user", (Part("hi"),)),), tools=({"name": "search"},))
-    assert encoder.encode(prompt, as_set=False).text.endswith("<search>[assistant] ")
+    assert encoder.encode(prompt).text.endswith("<search>[assistant] ")
 
 
 @pytest.mark.parametrize(
@@ -126,12 +121,12 @@ def test_fill_in_the_middle_uses_the_models_own_tokens(
     before = tokenizer.encode("The ", add_special_tokens=False)
     after = tokenizer.encode(" fox", add_special_tokens=False)
     expected = (0, 2, *before, 3, *after, 4)
-    assert encoder.encode(prompt, as_set=False).ids == expected
+    assert encoder.encode(prompt).ids == expected
 
 
 def test_fill_in_the_middle_needs_such_tokens(pieces_free: Encoder, ask: Ask) -> None:
     with pytest.raises(PlanError, match="fill-in-the-middle"):
-        pieces_free.encode(TextPrompt((Part("The "),), suffix=" fox"), as_set=False)
+        pieces_free.encode(TextPrompt((Part("The "),), suffix=" fox"))
 
 
 @pytest.fixture
@@ -169,8 +164,8 @@ def test_text_prompts_get_their_opening_token_on_the_prefix_alone(
 def test_segments_do_not_depend_on_the_callers_order(
     encoder: Encoder, docs: tuple[Part, ...]
 ) -> None:
-    first = encoder.encode(TextPrompt((*docs, Part("Who?"))), as_set=True)
-    second = encoder.encode(TextPrompt((*docs[::-1], Part("Who?"))), as_set=True)
+    first = encoder.encode(TextPrompt((*docs, Part("Who?"))), "set")
+    second = encoder.encode(TextPrompt((*docs[::-1], Part("Who?"))), "set")
     assert (first.ids, first.text) == (second.ids, second.text)
     assert first.segments is not None and second.segments is not None
     assert first.segments.order != second.segments.order
@@ -190,11 +185,11 @@ def test_segments_do_not_depend_on_the_callers_order(
     ],
 )
 def test_a_reading_needs_text_with_one_set(ask: Ask, prompt: Prompt, words: str) -> None:
-    assert words in refused(ask, prompt, reader=reader).message
+    assert words in refused(ask, prompt, reading=PINE).message
 
 
 def test_echoed_logprobs_need_the_plain_path(ask: Ask, docs: tuple[Part, ...]) -> None:
-    error = refused(ask, TextPrompt(docs), reader=reader, echo=True, logprobs=1)
+    error = refused(ask, TextPrompt(docs), reading=PINE, echo=True, logprobs=1)
     assert "plain path" in error.message
 
 
@@ -211,7 +206,7 @@ def test_a_reading_needs_a_model_that_offers_attention(
     async def run() -> None:
         try:
             with pytest.raises(PlanError, match="dynamic"):
-                await engine.generate(Job("m", Sampling(), (prompt,), reader=reader))
+                await engine.generate(Job("m", Sampling(), (prompt,), reading=PINE))
         finally:
             await engine.close()
 

@@ -32,7 +32,7 @@ def test_special_tokens_are_known_but_not_shown(pieces: PreTrainedTokenizerFast)
 
 
 def test_forms_of_a_label(pieces: PreTrainedTokenizerFast) -> None:
-    forms = Vocabulary(pieces, 6).forms
+    forms = Vocabulary(pieces, 6).spellings
     assert (forms["A"], forms["b"]) == ((1, 2), (5,))
     assert "<s>" not in forms and "" not in forms
 

@@ -39,7 +39,7 @@ def command(engine: Scripted, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 @pytest.fixture
 def pairs(tmp_path: Path) -> Path:
-    """Return a file of five pairs in LLMBar's layout."""
+    """Return a file of five pairs in LLMBar's format."""
     rows = [
         {"input": f"q{n}", "output_1": f"a{n}", "output_2": f"b{n}", "label": 1 + n % 2}
         for n in range(5)

@@ -1,0 +1,30 @@
+"""From a reading as data to the reading itself; what it needs is imported when it is asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from server.errors import PlanError
+from server.job import ReadingSpec
+
+if TYPE_CHECKING:
+    from kvedit.reading import Reading
+    from kvedit.shelf import Shelf
+    from pine.segments import Segments
+
+
+def build(spec: ReadingSpec, segments: Segments | None, shelf: Shelf) -> Reading:
+    """Return the reading of one prompt, made anew for each sequence.
+
+    segments  the prompt, where the spec has it cut
+    shelf     the engine's shelf of shared cache
+    raises    PlanError  if there is no such reading
+    """
+    if spec.name == "pine" and segments is not None:
+        from pine.reading import Pine  # brings torch, which planning does without
+
+        return Pine(segments, shelf, explain=bool(dict(spec.numbers)["explain"]))
+    raise PlanError(
+        f"reading must be one that this engine knows, got {spec.name!r}; leave its stage out",
+        param="stages",
+    )
