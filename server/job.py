@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from portia.verdict import Verdict, Vote
 from server.chunk import Chunk
-from server.judge.ballot import Ballot, Call
+from server.judge.ballot import Ballot, Call, Case
 from server.prompt import Prompt
-
-if TYPE_CHECKING:
-    from server.judge.calibration import Calibration
 
 Cut = Literal["whole", "set", "source-target"]
 
@@ -72,30 +69,27 @@ class Job:
 
     prompts        answered each on its own
     reading        how each prompt is read; None = as the model does it by itself
-    ballot         set for a judge's job until it is rendered into `prompts`
+    case           what a judge works on, until its ballot is rendered into `prompts`
     deterministic  compute it in shapes that do not depend on what else runs: the same bits under
                    any load, at the cost of sharing no forward with other requests
-    fingerprint    stands for the model and this software
-    stages         names of the plan's stages
-    history        a judge's calls before, on the rung below
-    calibration    the store of slot biases, or None
     """
 
     model: str
     sampling: Sampling
     prompts: tuple[Prompt, ...] = ()
     reading: ReadingSpec | None = None
-    ballot: Ballot | None = None
+    case: Case | None = None
     deterministic: bool = False
     id: str = ""
-    fingerprint: str = ""
-    stages: tuple[str, ...] = ()
-    history: tuple[Call, ...] = ()
-    calibration: Calibration | None = None
 
     def but(self, **changes: Any) -> Job:
         """Return a copy with some fields changed."""
         return replace(self, **changes)
+
+    @property
+    def ballot(self) -> Ballot | None:
+        """Return what a judge is asked, or None where it is no judge's job."""
+        return None if self.case is None else self.case.ballot
 
 
 @dataclass(frozen=True, slots=True)

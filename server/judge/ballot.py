@@ -8,6 +8,7 @@ from typing import Literal
 
 from portia.verdict import Method
 from server.chunk import Usage
+from server.judge.calibration import Calibration
 
 FormName = Literal["relation", "score", "likert"]
 Lettering = Literal["fixed", "random"]
@@ -120,3 +121,20 @@ class Call:
     def order(self) -> tuple[int, ...]:
         """Return the candidates' indices by slot."""
         return self.ballot.slots
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A judge's part of a job.
+
+    fingerprint  stands for the model and this software
+    calibration  the store of slot biases, or None
+    history      the calls before, on the rung below
+    stages       names of the plan's stages, for the record of a call
+    """
+
+    ballot: Ballot
+    fingerprint: str = ""
+    calibration: Calibration | None = None
+    history: tuple[Call, ...] = ()
+    stages: tuple[str, ...] = ()

@@ -24,7 +24,7 @@ async def judge(job: Job, ballot: Ballot, engine: Engine, stages: tuple[str, ...
     stages  names of the plan's stages, for the call's record
     """
     sampling = _sampling(job.sampling, ballot, engine.offers)
-    asked = job.but(prompts=(render(ballot),), sampling=sampling, ballot=None)
+    asked = job.but(prompts=(render(ballot),), sampling=sampling, case=None)
     chunks = await _collect(await engine.generate(asked))
     notes = {name: note for chunk in chunks for name, note in chunk.notes.items()}
     return Reply(calls=(replace(read(ballot, chunks), stages=stages),), notes=notes)

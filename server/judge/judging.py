@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from server.engines.base import Engine
@@ -12,6 +12,7 @@ from server.judge.calibration import Calibration
 from server.judge.judgement import judgement
 from server.judge.ladder import climb
 from server.judge.wire import JudgeBody
+from server.stages.base import ballot_of, case_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Judging:
         """
 
         def ready(job: Job) -> Job:
-            return job.but(calibration=calibration)
+            return job.but(case=replace(case_of(job), calibration=calibration))
 
         asked = default_stages(engine) if stages is None else stages
         errand = Errand.of(body, engine, name, asked, ready)
@@ -47,10 +48,9 @@ class Judging:
     async def run(self, engine: Engine) -> dict[str, Any]:
         """Ask the engine, and return the body of the reply."""
         errand = self.errand
-        assert errand.job.ballot is not None, "a judge's job has a ballot"
         reply = await climb(errand.plan, engine, errand.body.most_calls)(errand.job)
         said = errand.body.warnings
-        return judgement(errand.head, errand.job.ballot, errand.plan, reply, said)
+        return judgement(errand.head, ballot_of(errand.job), errand.plan, reply, said)
 
 
 def default_stages(engine: Engine) -> list[dict[str, Any]]:

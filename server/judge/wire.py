@@ -11,7 +11,7 @@ from portia.rank import MOST_EXACT
 from portia.verdict import Method
 from server.errors import PlanError
 from server.job import Job
-from server.judge.ballot import Ballot, Candidate, FormName, Lettering
+from server.judge.ballot import Ballot, Candidate, Case, FormName, Lettering
 from server.judge.letters import LETTERS
 from server.pipeline import Plan
 from server.protocol.common import shown
@@ -138,10 +138,9 @@ class JudgeBody(Generation):
         return Job(
             model=head.model,
             sampling=sampling,
-            ballot=ballot,
+            case=Case(ballot, head.fingerprint),
             deterministic=self.deterministic is not False,
             id=head.id,
-            fingerprint=head.fingerprint,
         )
 
     def check_calls(self, plan: Plan, job: Job) -> None:

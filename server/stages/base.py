@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from enum import IntEnum
 from typing import ClassVar, Literal, NamedTuple
 
@@ -12,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from server.engines.base import Ability
 from server.errors import PlanError
 from server.job import Job, Reply
-from server.judge.ballot import Ballot
+from server.judge.ballot import Ballot, Case
 
 Need = Ability | Literal["documents", "candidates", "set", "session"]
 Claim = Literal["order", "answer", "parts", "positions", "visibility", "cache"]
@@ -96,10 +97,20 @@ class Ladder(Stage):
         raise AssertionError("a ladder runs as its rungs")
 
 
+def case_of(job: Job) -> Case:
+    """Return a judge's case; the plan refuses stages that need one without."""
+    assert job.case is not None, "the plan refuses a judge's stage without candidates"
+    return job.case
+
+
 def ballot_of(job: Job) -> Ballot:
-    """Return a judge's ballot; the plan refuses stages that need one without."""
-    assert job.ballot is not None, "the plan refuses a judge's stage without candidates"
-    return job.ballot
+    """Return a judge's ballot."""
+    return case_of(job).ballot
+
+
+def asking(job: Job, ballot: Ballot) -> Job:
+    """Return a judge's job with another ballot."""
+    return job.but(case=replace(case_of(job), ballot=ballot))
 
 
 def check_two(stage: str, job: Job) -> None:

@@ -13,7 +13,7 @@ from portia.verdict import TIE, Verdict, Vote, decide
 from server.concurrency import together
 from server.job import Job, Reply
 from server.judge.ballot import Ballot
-from server.stages.base import Claim, Level, Need, Proceed, Stage, ballot_of
+from server.stages.base import Claim, Level, Need, Proceed, Stage, asking, ballot_of
 from server.stages.swap import Swap
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Pairwise(Stage):
         """Return the job of one pair."""
         if job.ballot is None:
             return job
-        return job.but(ballot=_of_pair(job.ballot, (0, 1)))
+        return asking(job, _of_pair(job.ballot, (0, 1)))
 
     def calls(self, job: Job) -> int:
         """Return the number of pairs."""
@@ -48,7 +48,7 @@ class Pairwise(Stage):
         """Proceed once per pair, at the same time, in canonical order."""
         ballot = ballot_of(job)
         pairs = list(combinations(ballot.canonical(), 2))
-        jobs = [job.but(ballot=_of_pair(ballot, pair)) for pair in pairs]
+        jobs = [asking(job, _of_pair(ballot, pair)) for pair in pairs]
         replies = await together([proceed(each) for each in jobs])
         verdicts = [_verdict(*each) for each in zip(replies, jobs, strict=True)]
         votes = tuple(

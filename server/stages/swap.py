@@ -8,7 +8,17 @@ from typing import ClassVar, Literal
 from server.concurrency import together
 from server.job import Job, Reply
 from server.judge.bias import learn
-from server.stages.base import Claim, Level, Need, Proceed, RungStages, Stage, ballot_of
+from server.stages.base import (
+    Claim,
+    Level,
+    Need,
+    Proceed,
+    RungStages,
+    Stage,
+    asking,
+    ballot_of,
+    case_of,
+)
 
 
 class Swap(Stage):
@@ -40,10 +50,10 @@ class Swap(Stage):
         """
         ballot = ballot_of(job)
         orders = latin_square(ballot.canonical())
-        jobs = [job.but(ballot=replace(ballot, order=order)) for order in orders]
+        jobs = [asking(job, replace(ballot, order=order)) for order in orders]
         replies = await together([proceed(each) for each in jobs])
         calls = tuple(call for reply in replies for call in reply.calls)
-        await learn(job, calls)
+        await learn(case_of(job), calls)
         inner = {name: [reply.notes[name] for reply in replies] for name in replies[0].notes}
         return Reply(calls=calls, notes={self.stage: {"orders": len(orders)}, **inner})
 
