@@ -47,6 +47,7 @@ class Prompt:
 
     @property
     def text(self) -> str:
+        """Return the whole prompt."""
         return self.prefix + "".join(self.documents) + self.suffix
 
 
@@ -74,10 +75,12 @@ class Pocket:
         self.model.train(False)
 
     def encode(self, text: str) -> list[int]:
+        """Return a text's token ids, without any that mark its start."""
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
         return ids
 
     def reply(self, tokens: Sequence[int], logits: Tensor) -> Reply:
+        """Return an answer's tokens up to the end token as text."""
         end = self.tokenizer.eos_token_id
         kept = tokens[: tokens.index(end)] if end in tokens else tokens
         return Reply(str(self.tokenizer.decode(list(kept))), logits)
@@ -135,6 +138,7 @@ class Pocket:
 
 
 def reading_prompt(documents: Sequence[str], question: str) -> Prompt:
+    """Return a prompt that asks a question about documents."""
     return Prompt(OPEN, tuple(f"{text}\n\n" for text in documents), question + CLOSE)
 
 

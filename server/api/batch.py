@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeGuard
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
@@ -33,17 +33,17 @@ MEDIA_TYPE = "application/x-ndjson"
 TAKEN = (MEDIA_TYPE, "application/jsonl", "application/jsonlines", "application/json-lines")
 
 
-def _name(value: Any) -> str | int | None:
+def _name(value: object) -> str | int | None:
     """Read what the caller calls a line."""
     if value is None or (_plain(value) and len(str(value)) > 0):
-        return value  # type: ignore[no-any-return]
+        return value
     raise ValueError(
         f"id must be a string or a whole number of 1 to {MOST_ID} characters, got {shown(value)}; "
         "send one, or leave it out"
     )
 
 
-def _plain(value: Any) -> bool:
+def _plain(value: object) -> TypeGuard[str | int]:
     known = isinstance(value, str | int) and not isinstance(value, bool)
     return known and len(str(value)) <= MOST_ID
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field, PlainValidator
 
@@ -23,7 +23,7 @@ MOST_CALLS = 64
 MOST_ID = 256  # characters
 
 
-def _candidates(value: Any) -> tuple[Candidate, ...]:
+def _candidates(value: object) -> tuple[Candidate, ...]:
     """Read 2 to 25 answers; an id that is not given is the index in the list."""
     if not isinstance(value, list) or not 2 <= len(value) <= MOST_CANDIDATES:
         raise ValueError(
@@ -41,7 +41,7 @@ def _candidates(value: Any) -> tuple[Candidate, ...]:
     return candidates
 
 
-def _candidate(value: Any, index: int) -> Candidate:
+def _candidate(value: object, index: int) -> Candidate:
     pointer = f"candidates.{index}"
     fields = {"text": value} if isinstance(value, str) else value
     if not isinstance(fields, Mapping):

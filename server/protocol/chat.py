@@ -16,7 +16,7 @@ from server.protocol.generation import MOST_ALTERNATIVES, Generation
 from server.protocol.replies import Head
 
 
-def _content(value: Any) -> tuple[Part, ...]:
+def _content(value: object) -> tuple[Part, ...]:
     """Read a message's content: a string, a list of text parts, or null."""
     if value is None:
         return ()
@@ -29,7 +29,7 @@ def _content(value: Any) -> tuple[Part, ...]:
     return joined([_part(part) for part in value])
 
 
-def _part(value: Any) -> Part:
+def _part(value: object) -> Part:
     """Read `{"type": "text", "text": ..., "group"?: ...}`."""
     kind = value.get("type") if isinstance(value, Mapping) else value
     if not isinstance(value, Mapping) or kind != "text":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails, from_json
@@ -94,7 +94,7 @@ def _pointer(error: ErrorDetails) -> str:
     return ".".join(kept)[:MOST_SHOWN]
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """Return a value for a message as it stands in JSON, at most `MOST_SHOWN` characters."""
     if isinstance(value, Mapping):
         return "an object"

@@ -19,7 +19,7 @@ DEFAULT_MAX_TOKENS = 16
 Ids = list[int]
 
 
-def _prompts(value: Any) -> list[str] | list[Ids]:
+def _prompts(value: object) -> list[str] | list[Ids]:
     """Read the four shapes of a prompt as a list of texts or a list of lists of ids."""
     if isinstance(value, str):
         return [value]
@@ -41,7 +41,7 @@ def _are_ids(value: list[Any]) -> bool:
     return all(type(each) is int and 0 <= each < 2**31 for each in value)
 
 
-def _off(value: Any) -> Any:
+def _off(value: object) -> object:
     return None if value is False else value
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -31,7 +31,7 @@ class Titled(BaseModel):
         return Part(f"{above}{self.text}\n\n", group=GROUP)
 
 
-def _titled(value: Any) -> Any:
+def _titled(value: object) -> object:
     """Read a document given as a string."""
     if not isinstance(value, str | dict):
         raise ValueError(
@@ -45,9 +45,9 @@ Document = Annotated[Titled, BeforeValidator(_titled)]
 
 
 def joined(parts: Sequence[Part]) -> tuple[Part, ...]:
-    """Join content parts with line ends, as vLLM does; a document keeps one of its own.
+    r"""Join content parts with line ends, as vLLM does; a document keeps one of its own.
 
-    Neighbouring parts without a group become one: ("a", "b") -> ("a\\nb",).
+    Neighbouring parts without a group become one: ("a", "b") -> ("a\nb",).
     """
     last = len(parts) - 1
     ended = (

@@ -26,7 +26,8 @@ KNOWN = 256  # prompts whose control tokens are remembered
 class Tokenise(Protocol):
     """A way to tokenise each text on its own, the first perhaps as the opening of a prompt."""
 
-    def __call__(self, texts: Sequence[str], *, opening: bool = False) -> list[Ids]: ...
+    def __call__(self, texts: Sequence[str], *, opening: bool = False) -> list[Ids]:
+        """Return the ids of each text."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,7 @@ class Vocabulary:
 
     @cached_property
     def spellings(self) -> Mapping[str, tuple[int, ...]]:
-        """Return the ids by what they say without white space: "A" is also " A" and "A\\n"."""
+        r"""Return the ids by what they say without white space: "A" is also " A" and "A\n"."""
         spellings: dict[str, list[int]] = defaultdict(list)
         for token_id in range(self.size):
             if (text := self.text(token_id).strip()) and token_id not in self.special:

@@ -80,7 +80,7 @@ async def test_a_request_has_an_id_in_its_answer_and_in_the_log(
     assert given.headers["x-request-id"] == "abc-1"
     assert "abc-1 GET /health 200" in caplog.text
     for strange in (b"a b", b"x" * 200, "é".encode(), b""):
-        made = await http.get("/health", headers={"x-request-id": strange})
+        made = await http.get("/health", headers={b"x-request-id": strange})
         assert made.headers["x-request-id"].startswith("req_")
 
 

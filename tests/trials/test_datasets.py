@@ -18,9 +18,7 @@ from server.errors import PlanError
 from trials.datasets import TIE, Item, load
 
 LLMBAR = Path(__file__).parents[3] / "shared" / "data" / "LLMBar"
-words = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=20).filter(
-    str.strip
-)
+words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20).filter(str.strip)
 quick = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -37,7 +35,7 @@ def shown(item: Item) -> tuple[Any, ...]:
     return item.question, item.candidates, item.label
 
 
-PAIR = [
+PAIR: list[tuple[dict[str, Any], int | None]] = [
     ({"input": "q", "output_1": "a", "output_2": "b", "label": 2}, 1),
     ({"question": "q", "response_A": "a", "response_B": "b", "label": "A>B", "pair_id": "p"}, 0),
     ({"question": "q", "response_A": "a", "response_B": "b", "label": "B>A", "pair_id": "p"}, 1),

@@ -44,6 +44,7 @@ class Game:
 
     @property
     def id(self) -> str:
+        """Return the game's name in a record."""
         return f"{self.question}/{self.models[0]}/{self.models[1]}/{self.turn}"
 
 
@@ -64,6 +65,7 @@ class Votes:
         return best[0] if len(best) == 1 else TIE
 
     def about(self) -> dict[str, Any]:
+        """Return how many votes each choice has, for the record."""
         names = {0: "first", 1: "second", TIE: "tie"}
         return {"votes": {names[choice]: self.counts[choice] for choice in sorted(self.counts)}}
 

@@ -56,7 +56,7 @@ class Row:
         return PlanError(f"{name} of {self.where} must {rule}, got {got}; correct the record")
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """Return a value for a message, cut to `MOST_SHOWN` characters."""
     text = json.dumps(value, ensure_ascii=False, default=repr)
     return text if len(text) <= MOST_SHOWN else text[:MOST_SHOWN] + "..."
@@ -153,7 +153,7 @@ def _csv(text: str, path: Path) -> Iterator[Row]:
         csv.field_size_limit(limit)
 
 
-def _record(value: Any, path: Path, line: int) -> Row:
+def _record(value: object, path: Path, line: int) -> Row:
     where = f"{path.name}:{line}"
     if not isinstance(value, dict):
         raise PlanError(f"{where} must be a JSON object, got {shown(value)}; write {{...}}")

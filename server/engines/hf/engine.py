@@ -86,7 +86,7 @@ class HfEngine:
         self._worker = Worker(door, active_limit)
 
     @classmethod
-    def load(
+    def load(  # noqa: PLR0913  # an argument for each thing that the operator decides
         cls,
         path: str | Path,
         *,
@@ -106,7 +106,7 @@ class HfEngine:
         """
         if threads is not None:
             torch.set_num_threads(threads)
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the caller says what loads
+        logging.disable_progress_bar()  # the caller says what loads
         return _apart(
             lambda: cls(
                 *_read(path, dtype, device),

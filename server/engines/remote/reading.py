@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
 
 from server.chunk import Chunk, FinishReason, Scored, Usage
 from server.engines.remote.faults import strange
@@ -127,7 +126,7 @@ def _finished(reason: str) -> FinishReason:
     raise strange(f"an answer finished by {reason[:60]!r}")
 
 
-def _stop(reason: Any) -> str | int | None:
+def _stop(reason: object) -> str | int | None:
     return reason if isinstance(reason, str | int) else None
 
 

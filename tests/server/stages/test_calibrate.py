@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,10 @@ import pytest
 from ballots import changed, judging
 from hypothesis import given
 from hypothesis import strategies as st
-from judges import quick
+from judges import ALL, quick
 
 from portia.verdict import TIE
-from server.engines.scripted import Answer, Scripted, content_judge, slot_lover
+from server.engines.scripted import Answer, Script, Scripted, content_judge, slot_lover
 from server.errors import EngineError, PlanError
 from server.job import Job, Reply
 from server.judge.bias import key
@@ -22,8 +23,6 @@ from server.judge.calibration import Calibration
 from server.judge.ladder import climb
 from server.pipeline import plan
 from server.stages.calibrate import CONTENT_FREE
-
-ALL = ("text", "logprobs", "attention")
 
 
 def known(store: Calibration, *biases: float) -> Job:
@@ -35,7 +34,9 @@ def known(store: Calibration, *biases: float) -> Job:
     return job
 
 
-async def asked(script: Any, job: Job, *inner: Any, **fields: Any) -> tuple[Reply, Scripted]:
+async def asked(
+    script: Script | Sequence[Answer], job: Job, *inner: Any, **fields: Any
+) -> tuple[Reply, Scripted]:
     engine = Scripted(script, ALL)
     made = plan([{"stage": "calibrate", **fields}, *inner], engine=engine, job=job)
     return await climb(made, engine)(job), engine

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from asking import Command
+from typer.testing import CliRunner, Result
 
 from server.engines import registry
 from server.engines.scripted import Scripted, slot_lover
 from server.settings import Settings
 from trials import cli
-
-Command = Callable[..., Result]
 
 
 @pytest.fixture
