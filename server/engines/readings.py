@@ -20,9 +20,10 @@ def build(spec: ReadingSpec, segments: Segments | None, shelf: Shelf) -> Reading
     shelf     the engine's shelf of shared cache
     raises    PlanError  if there is no such reading
     """
-    if spec.name == "pine" and segments is not None:
+    if spec.name == "pine":
         from pine.reading import Pine  # brings torch, which planning does without
 
+        assert segments is not None, "the stage has the prompt cut at its set"
         return Pine(segments, shelf, explain=bool(dict(spec.numbers)["explain"]))
     raise PlanError(
         f"reading must be one that this engine knows, got {spec.name!r}; leave its stage out",
