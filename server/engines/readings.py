@@ -21,9 +21,10 @@ def build(spec: ReadingSpec, segments: Segments | None, shelf: Shelf | None) -> 
     shelf     the engine's shelf of shared cache, or None
     raises    PlanError  if there is no such reading
     """
-    if spec.name == "pine" and segments is not None:
+    if spec.name == "pine":
         from pine.reading import PineReading  # brings torch, which planning does without
 
+        assert segments is not None, "the stage has the prompt cut at its set"
         return PineReading(segments, shelf, explain=bool(dict(spec.numbers)["explain"]))
     raise PlanError(
         f"reading must be one that this engine knows, got {spec.name!r}; leave its stage out",

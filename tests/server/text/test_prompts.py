@@ -225,3 +225,8 @@ def test_load_takes_safetensors_and_nothing_else(
     weights.rename(tmp_path / "pytorch_model.bin")
     with pytest.raises(OSError, match="safetensors"):
         HfEngine.load(tmp_path, name="saved")
+
+
+def test_a_cut_that_nobody_makes_yet_is_refused(encoder):
+    with pytest.raises(PlanError, match="cannot be cut into source and target"):
+        encoder.encode(chat(Part("hi")), "source-target")
