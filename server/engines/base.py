@@ -13,7 +13,14 @@ Ability = Literal["text", "logprobs", "attention", "cache", "grammar"]
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """A served model: its facts for `/v1/models`, and why it lacks an ability it lacks."""
+    """A served model: its facts for `/v1/models`, and why it lacks an ability it lacks.
+
+    weights   stands for their content and the tokenizer's, or for another server and what it says
+              of its model; never for a name that other weights may bear as well
+    dtype, device, executor  that the model computes in, of which type, and what its readings do
+              the attention with; empty where that is another server's affair
+    software  that computes, each with its version
+    """
 
     id: str
     root: str
@@ -21,6 +28,11 @@ class ModelInfo:
     abilities: frozenset[Ability]
     refusals: Mapping[str, str] = field(default_factory=dict)
     created: int = 0
+    weights: str = ""
+    dtype: str = ""
+    device: str = ""
+    executor: str = ""
+    software: tuple[str, ...] = ()
 
 
 class Engine(Protocol):

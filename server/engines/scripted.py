@@ -56,7 +56,8 @@ class Scripted:
     ) -> None:
         self._script = script if callable(script) else in_turn(script)
         self.offers = frozenset(abilities)
-        self.info = ModelInfo("scripted", "scripted", 1 << 20, self.offers, refusals or {})
+        facts = ("scripted", "scripted", 1 << 20, self.offers, refusals or {})
+        self.info = ModelInfo(*facts, weights="scripted")
         self.alive = True
         self.running = 0
         self.jobs: list[Job] = []

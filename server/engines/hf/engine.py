@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -21,17 +23,19 @@ from transformers.utils import logging
 
 from kvedit.hf import open_door
 from kvedit.shelf import Shelf
-from pine import cpu
+from pine import cpu, gpu
 from server.engines.base import Ability, ModelInfo
 from server.engines.hf.grammar import Grammars
 from server.engines.hf.plan import Planner
 from server.engines.hf.prompts import Encoder
 from server.engines.hf.stream import Channel, Stream
 from server.engines.hf.vocabulary import Vocabulary
+from server.engines.hf.weights import digest
 from server.engines.hf.worker import Ticket, Worker
 from server.job import Job
 
 ACTIVE = 64  # sequences that run at once
+SOFTWARE = ("torch", "transformers", "numba")  # whose version decides last bits
 REUSE = 256 * 2**20  # bytes of cache kept for later requests
 
 
@@ -77,6 +81,11 @@ class HfEngine:
             abilities=_abilities(door.refusal, grammars),
             refusals={} if door.refusal is None else {"attention": door.refusal},
             created=int(time.time()),
+            weights=digest(model, tokenizer, ends),
+            dtype=str(model.dtype).removeprefix("torch."),
+            device=model.device.type,
+            executor=_executor(model),
+            software=tuple(f"{name} {version(name)}" for name in SOFTWARE if find_spec(name)),
         )
         # one thread: a tokenizer must not be used by two at once
         self._planning = ThreadPoolExecutor(1, thread_name_prefix="evenhand-plan")
@@ -150,6 +159,14 @@ class HfEngine:
         """Stop at the next step; callers still waiting get an EngineError."""
         await asyncio.to_thread(self._worker.close)
         self._planning.shutdown(wait=False, cancel_futures=True)
+
+
+def _executor(model: PreTrainedModel) -> str:
+    """Return what readings attend with."""
+    query = torch.empty(1, 1, 1, 1, dtype=model.dtype, device=model.device)
+    if gpu.available(query):
+        return "kernels"
+    return "loops" if cpu.available(query) else "torch"
 
 
 def _abilities(refusal: str | None, grammars: Grammars) -> frozenset[Ability]:
