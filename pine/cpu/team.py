@@ -25,7 +25,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 # What a kernel calls becomes part of it. A function left outside would be kept with the kernel as a
 # copy that was optimised for it, and only a process that loads the kernel would run that copy: one
 # that has compiled it finds the function itself first, and its sums end in other bits.
-INSIDE = {"forceinline": True, "error_model": "numpy"}
+INSIDE: dict[str, Any] = {"forceinline": True, "error_model": "numpy"}
 # sums may be taken in another order and products fused with them, but what is -inf stays so
 SUMS = {"reassoc", "contract", "nsz", "arcp"}
 
