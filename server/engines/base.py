@@ -18,8 +18,14 @@ class ModelInfo:
     """A served model: its facts for `/v1/models`.
 
     refusals   why it lacks an ability that it lacks
+    weights    stands for their content and the tokenizer's, or for another server and what it says
+               of its model; never for a name that other weights may bear as well
+    dtype, device  that the model computes in, and of which type; empty where that is another
+               server's affair
     executor   who reads, where attention is offered
     executors  by name, why others do not read
+    software   that computes, each with its version
+    """
     """
 
     id: str
@@ -28,8 +34,12 @@ class ModelInfo:
     abilities: frozenset[Ability]
     refusals: Mapping[str, str] = field(default_factory=dict)
     created: int = 0
-    executor: str | None = None
+    weights: str = ""
+    dtype: str = ""
+    device: str = ""
+    executor: str = ""
     executors: Mapping[str, str] = field(default_factory=dict)
+    software: tuple[str, ...] = ()
 
 
 class Session(Protocol):

@@ -48,7 +48,8 @@ class Scripted:
     ) -> None:
         self._script = script if callable(script) else one_by_one(script)
         self.offers = frozenset(abilities)
-        self.info = ModelInfo("scripted", "scripted", 1 << 20, self.offers, refusals or {})
+        facts = ("scripted", "scripted", 1 << 20, self.offers, refusals or {})
+        self.info = ModelInfo(*facts, weights="scripted")
         self.alive = True
         self.running = 0
         self.works: list[Work] = []

@@ -1,6 +1,9 @@
 """The compiled loops against plain torch, which `test_reading` compares with the oracle as well."""
 
 import ctypes
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -211,3 +214,43 @@ def test_a_prompt_that_ends_with_its_documents_is_read_whole() -> None:
     ids = torch.tensor([segments.ids])
     whole, last = (door.forward(ids, Pine(segments), keep) for keep in (0, 1))
     torch.testing.assert_close(last[:, -1], whole[:, -1], atol=1e-5, rtol=0)
+
+
+BITS = """
+import hashlib
+import torch
+from kvedit.reading import Layer
+from kvedit.rotary import RotaryGeometry
+from pine import cpu
+from pine.reading import Pine
+from pine.segments import Segments
+
+assert cpu.prepare()
+torch.set_num_threads(1)
+layer = Layer(0, RotaryGeometry(1000.0 ** (-torch.arange(6).float() / 6)), 0.25)
+for prefix, lengths, suffix in [(5, (40, 40, 40), 3), (0, (7, 90, 1, 33, 34), 2), (70, (9,), 4)]:
+    documents = tuple((place,) * length for place, length in enumerate(lengths))
+    pine = Pine(Segments((0,) * prefix, documents, (0,) * suffix))
+    prompt = prefix + sum(lengths) + suffix
+    made = torch.Generator().manual_seed(1)
+    qkv = [2 * torch.randn(1, heads, prompt + 1, 16, generator=made) for heads in (4, 2, 2)]
+    for rows in (slice(0, prompt), slice(prompt, prompt + 1)):
+        bits = pine.read(layer, *(each[:, :, rows] for each in qkv)).numpy().tobytes()
+        print(hashlib.sha256(bits).hexdigest())
+"""
+
+
+def test_a_process_that_compiles_computes_the_same_bits_as_one_that_loads(tmp_path: Path) -> None:
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+
+    def run() -> str:
+        command = [sys.executable, "-c", BITS]
+        return subprocess.run(
+            command, env=environment, text=True, capture_output=True, check=True
+        ).stdout
+
+    compiled = run()
+    kept = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.nbc")}
+    loaded = run()
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.nbc")} == kept != {}
+    assert loaded == compiled

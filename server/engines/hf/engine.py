@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -25,6 +27,7 @@ from server.engines.base import Ability, ModelInfo
 from server.engines.hf.preparation import Preparation
 from server.engines.hf.session import HfSession
 from server.engines.hf.stream import Channel, Stream
+from server.engines.hf.weights import digest
 from server.engines.hf.worker import Ticket, Worker
 from server.errors import PlanError
 from server.job import ReadingSpec, Work
@@ -33,6 +36,7 @@ from server.text.prompts import Encoder
 from server.text.vocabulary import Vocabulary
 
 ACTIVE = 64  # sequences that run at once
+SOFTWARE = ("torch", "transformers", "numba")  # whose version decides last bits
 REUSE = 256 * 2**20  # bytes of cache kept for later requests
 
 
@@ -78,8 +82,12 @@ class HfEngine:
             abilities=_abilities(door.refusal, grammars),
             refusals={} if door.refusal is None else {"attention": door.refusal},
             created=int(time.time()),
-            executor=None if door.refusal else door.executor.name,
+            weights=digest(model, tokenizer, ends),
+            dtype=str(model.dtype).removeprefix("torch."),
+            device=model.device.type,
+            executor="" if door.refusal else door.executor.name,
             executors=door.choice.refusals,
+            software=tuple(f"{name} {version(name)}" for name in SOFTWARE if find_spec(name)),
         )
         # one thread: a tokenizer must not be used by two at once
         self._preparing = ThreadPoolExecutor(1, thread_name_prefix="evenhand-prepare")

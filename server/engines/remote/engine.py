@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 
 from openai import AsyncOpenAI, AsyncStream
 
@@ -36,13 +37,15 @@ class RemoteEngine:
         attention = f"the model runs on another server, {access.shown}"
         logprobs = {} if found.refusal is None else {"logprobs": found.refusal}
         abilities: set[Ability] = {"text"} if found.refusal else {"text", "logprobs"}
+        root = f"{access.shown}/models/{found.dialect.model}"
         self._info = ModelInfo(
             id=name,
-            root=f"{access.shown}/models/{found.dialect.model}",
+            root=root,
             max_model_len=found.context,
             abilities=frozenset(abilities),
             refusals={"attention": attention, **logprobs},
             created=int(time.time()),
+            weights=f"{root} {found.said}",
         )
 
     @classmethod
@@ -66,7 +69,7 @@ class RemoteEngine:
         """
         found = discover(access, model, logprobs)
         if max_model_len is not None:
-            found = Found(found.dialect, max_model_len, found.refusal)
+            found = replace(found, context=max_model_len)
         return cls(access, found, name=name or found.dialect.model, concurrency=concurrency)
 
     @property

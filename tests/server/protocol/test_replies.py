@@ -1,11 +1,15 @@
 """From chunks to choices: logprobs in both shapes, usage, notes, events."""
 
 import json
+from dataclasses import replace
+
+import pytest
 
 from server.chunk import Chunk, Scored, Usage
+from server.engines.base import ModelInfo
 from server.protocol import sse
 from server.protocol.logprobs import LOWEST
-from server.protocol.replies import Tally, merged
+from server.protocol.replies import Tally, fingerprint, merged
 from server.protocol.writers import ChatWriter, CompletionWriter
 
 
@@ -125,3 +129,37 @@ def test_an_event_is_one_line_for_every_reader_of_lines() -> None:
     sent = sse.event(value)
     assert len(sent.decode().splitlines()) == 2
     assert json.loads(sent.removeprefix(b"data: ")) == value
+
+
+INFO = ModelInfo(
+    id="m",
+    root="folder",
+    max_model_len=9,
+    abilities=frozenset({"text"}),
+    weights="w",
+    dtype="float32",
+    device="cpu",
+    executor="torch",
+    software=("a 1",),
+)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"weights": "others"},
+        {"dtype": "float16"},
+        {"device": "cuda"},
+        {"executor": "loops"},
+        {"software": ("a 2",)},
+        {"max_model_len": 8},
+        {"abilities": frozenset({"text", "logprobs"})},
+    ],
+)
+def test_a_fingerprint_changes_with_all_that_decides_an_answer(change: dict[str, object]) -> None:
+    assert fingerprint(replace(INFO, **change)) != fingerprint(INFO)  # type: ignore[arg-type]
+
+
+def test_a_fingerprint_stays_whatever_a_model_is_called() -> None:
+    again = replace(INFO, id="n", root="elsewhere", created=2, refusals={"cache": "not built"})
+    assert fingerprint(again) == fingerprint(INFO)
