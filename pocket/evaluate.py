@@ -24,7 +24,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from kvedit.hf import open_door
-from pine.reading import Pine
+from pine.reading import PineReading
 from pine.segments import Segments
 from pocket import WEIGHTS, data
 
@@ -127,7 +127,7 @@ class Pocket:
             segments = Segments(
                 tuple(self.encode(prompt.prefix)), documents, tuple(self.encode(prompt.suffix))
             ).canonical()
-            reading = Pine(segments)
+            reading = PineReading(segments)
             first = logits = door.forward(torch.tensor([segments.ids]), reading)[0, -1]
             answer = [int(logits.argmax())]
             while answer[-1] != self.tokenizer.eos_token_id and len(answer) < LONGEST_ANSWER:

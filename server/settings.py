@@ -86,7 +86,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _refuse(cls, given: Any) -> Any:
+    def _refuse(cls, given: object) -> object:
         """Refuse what would else be ignored in silence: the server would run without it."""
         ours = [name for name in map(str.upper, os.environ) if name.startswith(PREFIX)]
         known = [name.upper() for name in cls.model_fields]

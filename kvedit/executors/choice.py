@@ -172,7 +172,7 @@ class _RankedSet:
         prefix.append(key[:, :, : self._prefix], value[:, :, : self._prefix])
         inside = slice(self._prefix, self._end)
         spans.fill(key[:, :, inside], value[:, :, inside])
-        before = (Sight(prefix),) if self._prefix else ()
+        before: tuple[Sight, ...] = (Sight(prefix),) if self._prefix else ()
         self._known = before, spans, Span(layer.geometry)
         found, first = list[Rows](), self._prefix
         if self._prefix:

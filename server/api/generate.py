@@ -54,6 +54,7 @@ async def answer(request: Request, service: Service, body: TextBody, writer: Wri
     """Answer a request, whole or as a stream."""
     answering = Answering(_errand(service, body), writer)
     job, run = answering.errand.job, compose(answering.errand.plan, service.engine)
+    await service.engine.check(answering.errand.plan.asked(job).work)
     place = service.admission.take()
     try:
         if not body.stream:

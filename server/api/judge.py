@@ -19,6 +19,7 @@ async def judge(request: Request, service: Annotated[Service, Depends(service)])
     """Say which of the candidates answers the question best."""
     body = await read(request, JudgeBody)
     asked = judging(service, body)
+    await asked.check(service.engine)
     with service.admission.take():
         return JSONResponse(await until_disconnect(request, asked.run(service.engine)))
 

@@ -38,4 +38,5 @@ def _card(service: Service, name: str) -> dict[str, Any]:
         "max_model_len": info.max_model_len,
         "abilities": sorted(service.engine.offers),
         "refusals": dict(info.refusals),
+        "executor": {"name": info.executor, "refusals": dict(info.executors)},
     }

@@ -26,7 +26,6 @@ class ModelInfo:
     executors  by name, why others do not read
     software   that computes, each with its version
     """
-    """
 
     id: str
     root: str

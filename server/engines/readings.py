@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from kvedit.shelf import Shelf
     from pine.segments import Segments
 
+KNOWN = (ReadingSpec("pine", cut="set"),)
+
 
 def build(spec: ReadingSpec, segments: Segments | None, shelf: Shelf | None) -> Reading:
     """Return the reading of one prompt, made anew for each sequence.
@@ -25,7 +27,7 @@ def build(spec: ReadingSpec, segments: Segments | None, shelf: Shelf | None) -> 
         from pine.reading import PineReading  # brings torch, which planning does without
 
         assert segments is not None, "the stage has the prompt cut at its set"
-        return PineReading(segments, shelf, explain=bool(dict(spec.numbers)["explain"]))
+        return PineReading(segments, shelf, explain=bool(dict(spec.numbers).get("explain")))
     raise PlanError(
         f"reading must be one that this engine knows, got {spec.name!r}; leave its stage out",
         param="stages",

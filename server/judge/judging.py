@@ -9,10 +9,13 @@ from server.engines.base import Engine
 from server.errand import Errand
 from server.job import Job
 from server.judge.calibration import Calibration
+from server.judge.call import asked
 from server.judge.judgement import judgement
 from server.judge.ladder import climb
 from server.judge.wire import JudgeBody
-from server.stages.base import ballot_of, case_of
+from server.stages.base import Level, ballot_of, case_of
+from server.stages.pine import Pine
+from server.stages.swap import Swap
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +43,17 @@ class Judging:
         def ready(job: Job) -> Job:
             return job.but(case=replace(case_of(job), calibration=calibration))
 
-        asked = default_stages(engine) if stages is None else stages
-        errand = Errand.of(body, engine, name, asked, ready)
+        wanted = default_stages(engine) if stages is None else stages
+        errand = Errand.of(body, engine, name, wanted, ready)
         body.check_calls(errand.plan, errand.job)
         return cls(errand)
+
+    async def check(self, engine: Engine) -> None:
+        """Refuse what the engine cannot be asked, before the request takes a place (PlanError)."""
+        plan, job = self.errand.plan, self.errand.job
+        if all(stage.level is not Level.RANKING for stage in plan.stages):  # it asks about fewer
+            job = plan.asked(job)
+            await engine.check(asked(job, ballot_of(job), engine))
 
     async def run(self, engine: Engine) -> dict[str, Any]:
         """Ask the engine, and return the body of the reply."""
@@ -55,4 +65,6 @@ class Judging:
 
 def default_stages(engine: Engine) -> list[dict[str, Any]]:
     """Return what makes a verdict independent of the order at the least cost."""
-    return [{"stage": "pine" if "attention" in engine.offers else "swap"}]
+    pine = Pine()
+    fits = pine.needs - {"set"} <= engine.offers and engine.refusal(pine.reading) is None
+    return [{"stage": pine.stage if fits else Swap().stage}]

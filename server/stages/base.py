@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from server.engines.base import Ability
 from server.errors import PlanError
-from server.job import Job, Reply
+from server.job import Job, ReadingSpec, Reply
 from server.judge.ballot import Ballot, Case
 
 Need = Ability | Literal["documents", "candidates", "set", "session"]
@@ -60,6 +60,11 @@ class Stage(BaseModel):
     ladder: ClassVar[bool] = False
 
     stage: str
+
+    @property
+    def reading(self) -> ReadingSpec | None:
+        """Return how the engine reads under this stage; None = the stage does not mind."""
+        return None
 
     def prepare(self, job: Job) -> Job:
         """Return the job as stages inside will see it; needs are judged on that (or PlanError)."""

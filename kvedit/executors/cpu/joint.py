@@ -31,7 +31,7 @@ TRIM = 256  # tokens: what lies ahead in a longer span is left out
 
 
 def fits(rows: Sequence[Rows]) -> bool:
-    """Return whether these are all spans of one set, ranked once each, beside what all see whole."""
+    """Return whether rows are all spans of a set, ranked once each, beside what all see whole."""
     first, spans = rows[0].sights, ranked(rows[0]).spans
     others = [sight for sight in first if isinstance(sight, Sight)]
     shown = all(sight.fixed and sight.visible is everything for sight in others)
@@ -189,7 +189,8 @@ class _Blocks:
         turned   [heads, asking, longest, dim]  scaled, where they are in the nearest span
         returns  [heads, asking, longest, dim]
         """
-        appears, order = self._appearance(group, query), _Order.of(self.cut, self.before.shape[1], group)
+        appears = self._appearance(group, query)
+        order = _Order.of(self.cut, self.before.shape[1], group)
         output, (_, asking, longest, dim) = torch.empty_like(query), query.shape
         slots = self.values.shape[1]
         per_head = self.group * asking * slots

@@ -253,7 +253,10 @@ def laid(address: Number, shape: tuple[int, ...]) -> tuple[Array, Number]:
 @loop
 def ask(task: Array, asked: Array, partner: Array) -> None:
     """Scale queries, and take their partners."""
-    query, pairs = floats(task.query, (task.heads, task.rows, task.dim)), whole(task.pairs, (task.width,))
+    query, pairs = (
+        floats(task.query, (task.heads, task.rows, task.dim)),
+        whole(task.pairs, (task.width,)),
+    )
     for row in range(task.rows):
         for head in range(task.heads):
             for j in range(task.dim):
@@ -268,7 +271,7 @@ def write(task: Array) -> None:
     width, dim = task.width, task.dim
     fixed = whole(task.fixed, (task.fixed_count, FIXED))
     table, pairs = floats(task.table, (task.positions, 2 * width)), whole(task.pairs, (width,))
-    other, none = np.empty(width, FLOAT), np.empty(0, FLOAT)
+    other = np.empty(width, FLOAT)
     for span in range(task.fixed_count):
         own = fixed[span]
         fresh, shape = own[FRESH], (task.kv_heads, own[ROOM], dim)
@@ -347,7 +350,13 @@ def turn_queries(
 
 @loop
 def read_piece(
-    keys: Array, values: Array, queries: Array, scores: Array, most: Array, shares: Array, read: Array
+    keys: Array,
+    values: Array,
+    queries: Array,
+    scores: Array,
+    most: Array,
+    shares: Array,
+    read: Array,
 ) -> None:
     """Read some tokens by the query heads of a group: greatest score, sum of weights, values.
 

@@ -21,8 +21,9 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from kvedit.hf import open_door
+from kvedit.hf import Door, open_door
 from kvedit.shelf import Shelf
+from server.engines import readings
 from server.engines.base import Ability, ModelInfo
 from server.engines.hf.preparation import Preparation
 from server.engines.hf.session import HfSession
@@ -80,7 +81,7 @@ class HfEngine:
             root=root or name,
             max_model_len=limit,
             abilities=_abilities(door.refusal, grammars),
-            refusals={} if door.refusal is None else {"attention": door.refusal},
+            refusals=_refusals(door),
             created=int(time.time()),
             weights=digest(model, tokenizer, ends),
             dtype=str(model.dtype).removeprefix("torch."),
@@ -178,6 +179,14 @@ class HfEngine:
         """Stop at the next step; callers still waiting get an EngineError."""
         await asyncio.to_thread(self._worker.close)
         self._preparing.shutdown(wait=False, cancel_futures=True)
+
+
+def _refusals(door: Door) -> dict[str, str]:
+    """Return why attention is not offered, or which readings the model's layers do not suit."""
+    if door.refusal is not None:
+        return {"attention": door.refusal}
+    known = {spec.name: readings.refusal(spec, door.layers) for spec in readings.KNOWN}
+    return {name: reason for name, reason in known.items() if reason is not None}
 
 
 def _abilities(refusal: str | None, grammars: Grammars) -> frozenset[Ability]:

@@ -46,8 +46,9 @@ class Preparation:
     def check(self, work: Work) -> None:
         """Raise PlanError, in one sentence, for work that cannot run."""
         self._check(work)
+        cut: Cut = "whole" if work.reading is None else work.reading.cut
         for prompt in work.prompts:
-            self.room(len(self.encode(prompt, work.reading).ids), work.sampling.max_tokens)
+            self.room(len(self.encoder.check(prompt, cut).ids), work.sampling.max_tokens)
 
     def sequences(self, work: Work) -> list[Sequence]:
         """Return the sequences of some work by choice index (PlanError as `check`)."""
@@ -112,7 +113,7 @@ class Preparation:
         return self._answer(context, Choice(0, 0, encoded, sampling, matcher=matcher))
 
     def refusal(self, reading: ReadingSpec) -> str | None:
-        """Return why the model cannot be read so, or None (PlanError if there is no such reading)."""
+        """Return why the model cannot be read so, or None (PlanError for an unknown reading)."""
         return self.door.refusal or readings.refusal(reading, self.door.layers)
 
     def _answer(self, context: Context, choice: Choice) -> Sequence:
