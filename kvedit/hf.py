@@ -19,7 +19,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from kvedit.executors import Executor
-from kvedit.executors.choice import Choice, Shape, choose
+from kvedit.executors.cases import Shape
+from kvedit.executors.choice import Choice, choose
 from kvedit.executors.torch import TorchExecutor
 from kvedit.gate import (
     LOGIT_ERROR,

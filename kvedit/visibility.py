@@ -55,7 +55,14 @@ class Visibility:
         if self is everything:
             return None
         lower, upper = (torch.as_tensor(each, device=own.device) for each in self.bounds(own))
-        return (kv >= lower[..., None]) & (kv < upper[..., None])
+        seen = (kv >= lower[..., None]) & (kv < upper[..., None])
+        return seen.expand(len(own), len(kv))
+
+    def after(self, skipped: int) -> Visibility:
+        """Return what the rows behind the first ones see."""
+        if not isinstance(self.count, Tensor) or not self.count.dim():
+            return self
+        return Visibility(self.nearest, self.farthest, self.count[skipped:])
 
 
 everything = Visibility()

@@ -31,12 +31,16 @@ TRIM = 256  # tokens: what lies ahead in a longer span is left out
 
 
 def fits(rows: Sequence[Rows]) -> bool:
-    """Return whether rows are all spans of a set, ranked once each, beside what all see whole."""
-    first, spans = rows[0].sights, ranked(rows[0]).spans
-    others = [sight for sight in first if isinstance(sight, Sight)]
-    shown = all(sight.fixed and sight.visible is everything for sight in others)
+    """Return whether rows are a set's spans, ranked once each, beside what all see whole."""
+    spans = ranked(rows[0]).spans
+    whole = all(
+        sight.fixed and sight.visible is everything
+        for each in rows
+        for sight in each.sights
+        if isinstance(sight, Sight)
+    )
     return (
-        shown
+        whole
         and [ranked(each).own for each in rows] == list(range(len(spans.pages.sizes)))
         and all(_shown(each) == _shown(rows[0]) for each in rows)
     )
