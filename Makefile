@@ -21,7 +21,7 @@ serve: $(READY)            ## serve the embedded model (PORT=8123, HOST=0.0.0.0,
 test: $(READY)             ## run every test (ARGS="-k pine")
 	$(BIN)/python -m pytest $(ARGS)
 
-check: $(READY)            ## lint, format, types, layers
+check: $(READY)            ## lint, format, types (tests too), layers
 	$(BIN)/ruff check $(SOURCE)
 	$(BIN)/ruff format --check $(SOURCE)
 	$(BIN)/mypy

@@ -32,6 +32,7 @@ from pocket import WEIGHTS, data
 from server.engines.hf import HfEngine
 from server.job import Job, Reply, Sampling
 from server.judge.ballot import Ballot, Candidate
+from server.judge.ballot import Case as JudgeCase
 from server.judge.ladder import climb
 from server.pipeline import plan
 from server.prompt import ChatPrompt, Message, Part
@@ -72,7 +73,8 @@ def judge(seed: int) -> Job:
     contest = data.contest(Random(seed), 2, first_wins=0.5)
     candidates = tuple(Candidate(str(i), text, i) for i, text in enumerate(contest.candidates))
     ballot = Ballot(contest.question, candidates, reference=contest.reference or None)
-    return Job("batch", Sampling(max_tokens=1, temperature=0), ballot=ballot, deterministic=True)
+    sampling = Sampling(max_tokens=1, temperature=0)
+    return Job("batch", sampling, case=JudgeCase(ballot), deterministic=True)
 
 
 async def drain(engine: HfEngine, job: Job) -> list[float]:

@@ -22,7 +22,7 @@ from benchmarks._harness import Row, arguments, medians, show
 from benchmarks._llama import random_llama
 from benchmarks.pine import CASES, WAYS, Sides
 from kvedit.hf import open_door
-from pine import cpu
+from kvedit.executors import cpu
 
 MEGABYTE = 2**20
 MODEL = 94e6 * 4 / MEGABYTE

@@ -19,7 +19,7 @@ from benchmarks._harness import Row, arguments, show, timed
 from benchmarks._lean import Lean
 from benchmarks._llama import SHAPES, random_llama
 from kvedit.hf import Door, open_door
-from pine.reading import Pine
+from pine.reading import PineReading
 from pine.segments import Segments
 
 CASES = {"2 x 512": (2, 512), "20 x 128": (20, 128), "100 x 64": (100, 64), "4 x 2048": (4, 2048)}
@@ -89,14 +89,14 @@ class Sides:
         self._token = torch.tensor([[7]])
         room = self._ids.shape[1] + 1024
         self._lean = Lean(door.model, room) if "lean" in ways else None  # it copies the weights
-        self._cache, self._reading = DynamicCache(config=door.model.config), Pine(self._segments)
+        self._cache, self._reading = DynamicCache(config=door.model.config), PineReading(self._segments)
 
     def prefill(self, way: str) -> float:
         """Read the prompt."""
         if self._lean is not None:
             self._lean.length = 0
         self._cache = DynamicCache(config=self._door.model.config)
-        self._reading = Pine(self._segments)
+        self._reading = PineReading(self._segments)
         return timed(lambda: self._step(way, self._ids))
 
     def decode(self, way: str) -> float:

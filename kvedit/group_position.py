@@ -1,5 +1,6 @@
-"""Group positions (arXiv 2505.16983): source and target count their own positions, so that one
-grows while the other is written, and nothing is read again.
+"""Group positions (arXiv 2505.16983): source and target count their own positions.
+
+So one grows while the other is written, and nothing is read again.
 """
 
 from __future__ import annotations

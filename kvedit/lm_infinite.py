@@ -1,5 +1,6 @@
-"""LM-Infinite (Han et al., arXiv 2308.16137): the recent tokens where they are, the first ones
-always at one distance, and nothing between; so a text has no end.
+"""LM-Infinite (Han et al., arXiv 2308.16137): recent tokens where they are, first ones always near.
+
+What lies between is not seen, so a text has no end.
 """
 
 from __future__ import annotations

@@ -72,6 +72,9 @@ class Ranked:
     told: Callable[[Tensor], None] | None = None
 
 
+Sights = tuple[Sight | Ranked, ...]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
     """Some of a forward's new tokens, where they stand, and what they look at.
@@ -83,7 +86,7 @@ class Rows:
 
     tokens: slice
     place: int
-    sights: tuple[Sight | Ranked, ...]
+    sights: Sights
 
     @property
     def count(self) -> int:

@@ -37,11 +37,13 @@ class Span:
         self._pending: list[Pair] = []
 
     @classmethod
-    def holding(cls, geometry: RotaryGeometry | None, keys: Tensor, values: Tensor) -> Span:
-        """Return a span of keys that are turned already, for places from 0 on; they are shared."""
-        span = cls(geometry)
+    def holding(
+        cls, geometry: RotaryGeometry | None, keys: Tensor, values: Tensor, first: int = 0
+    ) -> Span:
+        """Return a span of keys that are turned already, for places from `first` on; shared."""
+        span = cls(geometry, first)
         span._keys, span._values = (_in_rows(each) for each in (keys, values))
-        span.length = span._shared = keys.shape[2]
+        span.length, span._shared = first + keys.shape[2], keys.shape[2]
         return span
 
     @property

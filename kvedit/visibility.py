@@ -84,9 +84,7 @@ def first(count: Bound) -> Visibility:
     return Visibility(count=count)
 
 
-def _tighter(
-    choose: Callable[[int, int], int], one: int | None, other: int | None
-) -> int | None:
+def _tighter(choose: Callable[[int, int], int], one: int | None, other: int | None) -> int | None:
     if one is None or other is None:
         return one if other is None else other
     return choose(one, other)

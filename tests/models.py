@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
 import torch
 from transformers import (
     LlamaConfig,
@@ -11,7 +13,9 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-SHAPE = {
+Model = TypeVar("Model", bound=PreTrainedModel)
+
+SHAPE: dict[str, Any] = {
     "vocab_size": 128,
     "hidden_size": 64,
     "intermediate_size": 96,
@@ -23,7 +27,7 @@ SHAPE = {
 }
 
 
-def sharpen(model: PreTrainedModel, seed: int) -> PreTrainedModel:
+def sharpen(model: Model, seed: int) -> Model:
     """Give every matrix seeded normal weights, so that positions and order matter to the logits."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -33,14 +37,15 @@ def sharpen(model: PreTrainedModel, seed: int) -> PreTrainedModel:
             spread = 1.0 if "embed" in name else weight.shape[-1] ** -0.5
             factor = 2.0 if "q_proj" in name or "k_proj" in name else 1.0
             weight.copy_(torch.randn(weight.shape, generator=generator) * spread * factor)
-    return model.eval()
+    model.train(False)
+    return model
 
 
-def tiny_llama(seed: int = 0, **changes: object) -> LlamaForCausalLM:
+def tiny_llama(seed: int = 0, **changes: Any) -> LlamaForCausalLM:
     """Return a Llama of two layers with grouped queries."""
     return sharpen(LlamaForCausalLM(LlamaConfig(**{**SHAPE, **changes})), seed)
 
 
-def tiny_qwen2(seed: int = 0, **changes: object) -> Qwen2ForCausalLM:
+def tiny_qwen2(seed: int = 0, **changes: Any) -> Qwen2ForCausalLM:
     """Return a Qwen2 of two layers, with biases on queries, keys and values."""
     return sharpen(Qwen2ForCausalLM(Qwen2Config(**{**SHAPE, **changes})), seed)

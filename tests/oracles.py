@@ -5,8 +5,8 @@ Everything is explicit: one score at a time where it helps reading, positions as
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -193,9 +193,9 @@ class PineOracle:
                 total[d] += weight
         return [i, *sorted(others, key=lambda d: -total[d])]
 
-    def importance(self, q: Tensor, k: Tensor, documents: object) -> dict[int, float]:
+    def importance(self, q: Tensor, k: Tensor, documents: Iterable[int]) -> dict[int, float]:
         """Return mean attention per token of each document, without positions."""
-        listed = list(documents)  # type: ignore[call-overload]
+        listed = list(documents)
         if not listed:
             return {}
         slots = [self.first[d] + t for d in listed for t in range(self.lengths[d])]
@@ -214,16 +214,42 @@ class PineOracle:
         return start
 
 
+class Segments(Protocol):
+    """What is asked of a sequence's segments."""
+
+    @property
+    def prefix(self) -> Sequence[int]: ...
+    @property
+    def lengths(self) -> Sequence[int]: ...
+
+
+class Geometry(Protocol):
+    """What is asked of a layer's rotation."""
+
+    @property
+    def inv_freq(self) -> Tensor: ...
+    @property
+    def layout(self) -> str: ...
+
+
+class Layer(Protocol):
+    """What is asked of a layer."""
+
+    @property
+    def geometry(self) -> Geometry | None: ...
+    @property
+    def scaling(self) -> float: ...
+    @property
+    def softcap(self) -> float | None: ...
+
+
 class OracleReading:
-    """The PINE oracle behind the door of a float64 model: one prefill, batch of one.
+    """The PINE oracle behind the door of a float64 model: one prefill, batch of one."""
 
-    segments  anything with `prefix` and `lengths`
-    """
-
-    def __init__(self, segments: Any) -> None:
+    def __init__(self, segments: Segments) -> None:
         self.segments = segments
 
-    def read(self, layer: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def read(self, layer: Layer, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Return every row's output, [batch, heads, tokens, dim] of un-rotated inputs."""
         oracle = PineOracle(
             len(self.segments.prefix),

@@ -5,47 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from kvedit.executors import Executor, cpu
+from kvedit.executors.cases import CASES, Shape, masses, outputs
 from kvedit.executors.torch import TorchExecutor
-from kvedit.group_position import GroupPositionReading
-from kvedit.lm_infinite import LmInfiniteReading
-from kvedit.pages import Pages
-from kvedit.plain import PlainReading
-from kvedit.reading import Layer
-from kvedit.sight import Ranked, Rows, Sight
-from kvedit.spans import Span, SpanSet
-from kvedit.visibility import causal
 
 log = logging.getLogger(__name__)
 
 # how much an executor may be off, relative to the greatest entry, in units of rounding
 ROUNDINGS = 8  # of the dtype
 FLOAT_ROUNDINGS = 512  # of float32, in which scores of some size are taken
-SEED = 9
-MOST_HEADS = 2  # key heads: all are read alike
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Shape:
-    """What the attention layers of a model are like, as far as an executor may mind.
-
-    layer            with the model's geometry, scaling and soft cap
-    heads, kv_heads  query heads and key heads
-    dim              dimensions of a head
-    """
-
-    layer: Layer
-    heads: int
-    kv_heads: int
-    dim: int
-    dtype: torch.dtype
-    device: torch.device
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +84,11 @@ def _unable(shape: Shape) -> str | None:
 def difference(executor: Executor, shape: Shape) -> str | None:
     """Return in what an executor differs from the specification by more than rounding, or None."""
     both = (executor, TorchExecutor())
-    for what, (make, forwards) in _CASES.items():
-        read = (torch.cat(list(_read(each, make(), shape, forwards)), 2) for each in both)
+    for what in CASES:
+        read = (torch.cat(list(outputs(each, what, shape)), 2) for each in both)
         if (off := _off(shape.dtype, *read)) is not None:
             return f"what it reads of {what} is off by {off:.1g}"
-    off = _off(shape.dtype, *(_mass(each, shape) for each in both))
+    off = _off(shape.dtype, *(masses(each, shape) for each in both))
     return None if off is None else f"how it weighs a set is off by {off:.1g}"
 
 
@@ -127,103 +99,3 @@ def _off(dtype: torch.dtype, found: Tensor, expected: Tensor) -> float | None:
     exact = expected.double()
     off = float((found.double() - exact).abs().max())
     return None if off <= allowed * float(exact.abs().max()) else off
-
-
-class _Lookers(Protocol):
-    def rows(self, layer: Layer, key: Tensor, value: Tensor) -> Sequence[Rows]: ...
-
-
-def _read(
-    executor: Executor, reading: _Lookers, shape: Shape, forwards: Sequence[int]
-) -> Iterator[Tensor]:
-    """Yield what random tokens read, forward by forward; the same ones for every executor."""
-    generator = torch.Generator().manual_seed(SEED)
-    for count in forwards:
-        query, key, value = _vectors(shape, count, generator)
-        yield executor.read(shape.layer, query, reading.rows(shape.layer, key, value))
-
-
-def _mass(executor: Executor, shape: Shape) -> Tensor:
-    """Return how an executor weighs the spans of a random set."""
-    sizes = (5, 9, 1, 30)
-    query, key, value = _vectors(shape, sum(sizes), torch.Generator().manual_seed(SEED))
-    spans = SpanSet(Pages.of(sizes, key.device), shape.layer.geometry)
-    spans.fill(key, value)
-    return executor.mass(shape.layer, query, spans)
-
-
-def _vectors(shape: Shape, count: int, generator: torch.Generator) -> list[Tensor]:
-    """Return random queries, keys and values of a layer."""
-    kv_heads, group = min(shape.kv_heads, MOST_HEADS), shape.heads // shape.kv_heads
-    # scores of some size, so that spans differ in weight by more than rounding
-    return [
-        (scale * torch.randn(1, heads, count, shape.dim, generator=generator))
-        .to(shape.dtype)
-        .to(shape.device)
-        for heads, scale in (
-            (kv_heads * group, 2 / shape.layer.scaling / shape.dim**0.5),
-            (kv_heads, 1),
-            (kv_heads, 1),
-        )
-    ]
-
-
-class RankedSet:
-    """A prefix, spans that rank each other, and rows behind them that rank for themselves."""
-
-    def __init__(self, prefix: int, sizes: Sequence[int]) -> None:
-        self._prefix, self._sizes = prefix, tuple(sizes)
-        self._end = prefix + sum(sizes)
-        self._known: tuple[tuple[Sight, ...], SpanSet, Span] | None = None
-
-    def rows(self, layer: Layer, key: Tensor, value: Tensor) -> Sequence[Rows]:
-        """Take in the whole prompt first, then what follows it."""
-        found: list[Rows] = []
-        if self._known is None:
-            found = self._begin(layer, key, value)
-        assert self._known is not None
-        before, spans, suffix = self._known
-        skipped, place = sum(each.count for each in found), self._end + suffix.length
-        suffix.append(key[:, :, skipped:], value[:, :, skipped:])
-        sights = (*before, Ranked(spans, self._end), Sight(suffix, self._end, causal))
-        return [*found, Rows(slice(skipped, key.shape[2]), place, sights)]
-
-    def _begin(self, layer: Layer, key: Tensor, value: Tensor) -> list[Rows]:
-        prefix, spans = (
-            Span(layer.geometry),
-            SpanSet(Pages.of(self._sizes, key.device), layer.geometry),
-        )
-        prefix.append(key[:, :, : self._prefix], value[:, :, : self._prefix])
-        inside = slice(self._prefix, self._end)
-        spans.fill(key[:, :, inside], value[:, :, inside])
-        before = (Sight(prefix),) if self._prefix else ()
-        self._known = before, spans, Span(layer.geometry)
-        found, first = list[Rows](), self._prefix
-        if self._prefix:
-            found.append(Rows(slice(0, first), 0, (Sight(prefix, visible=causal),)))
-        for index, size in enumerate(self._sizes):
-            sights = (*before, Ranked(spans, self._end, own=index))
-            found.append(Rows(slice(first, first + size), self._end - size, sights))
-            first += size
-        return found
-
-
-def _groups() -> GroupPositionReading:
-    reading = GroupPositionReading(40, seen=(12, 20, 20, 33))
-    reading.feed(33)
-    return reading
-
-
-# what is read, and the tokens of each forward: prompts, pieces, and single tokens
-_CASES: Mapping[str, tuple[Callable[[], _Lookers], tuple[int, ...]]] = MappingProxyType(
-    {
-        "a plain text": (PlainReading, (40, 1, 1, 7, 300, 1)),
-        "a window and first tokens": (lambda: LmInfiniteReading(4, 16, 16), (40, 1, 1, 9, 1)),
-        "two groups": (_groups, (43,)),
-        "a set": (lambda: RankedSet(3, (5, 9, 1, 30)), (3 + 45 + 6, 1, 1, 3)),
-        "a set of one": (lambda: RankedSet(0, (7,)), (7 + 2, 1)),
-        "a set of two": (lambda: RankedSet(70, (20, 20)), (70 + 40 + 9, 1)),
-        "long spans": (lambda: RankedSet(2, (300, 270, 3)), (2 + 573 + 1, 1)),
-        "short spans": (lambda: RankedSet(1, (4,) * 12), (1 + 48 + 5, 1)),
-    }
-)

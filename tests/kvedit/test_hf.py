@@ -7,6 +7,7 @@ import torch
 from models import SHAPE, sharpen, tiny_llama, tiny_qwen2
 from reads import each_executor, ids
 from transformers import (
+    DynamicCache,
     Gemma2Config,
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
@@ -172,10 +173,30 @@ def test_plain_reading_equals_stock_beyond_the_window(
     door, reading = open_door(model, executor), PlainReading()
     pieces = [door.forward(LONG[:, rows], reading, 0) for rows in LONG_PIECES]
     torch.testing.assert_close(torch.cat(pieces, 1), stock, atol=5e-5, rtol=0)
-    whole = PlainReading.holding({}, door.geometries)
+    whole = PlainReading()
     full = Door(door.model, tuple(LayerKind(each) for each in door.geometries), door.choice, None)
     unmasked = full.forward(LONG, whole, 0)
     assert (unmasked[:, WINDOW:] - stock[:, WINDOW:]).abs().max() > 0.05  # or nothing was tested
+
+
+@each_windowed
+@torch.inference_mode()
+def test_a_stock_cache_of_windows_goes_on_as_a_plain_reading(
+    build: Callable[[], PreTrainedModel], windows: list[int | None]
+) -> None:
+    """The model's own cache keeps of a window layer what its next token sees."""
+    model = build()
+    model.set_attn_implementation("eager")
+    stock = model(LONG, use_cache=False).logits
+    door, cache = open_door(model), DynamicCache(config=model.config)
+    model(LONG[:, :40], past_key_values=cache, logits_to_keep=1)
+    held = {index: (each.keys, each.values) for index, each in enumerate(cache.layers)}
+    assert [keys.shape[2] for keys, _ in held.values()] == [
+        40 if window is None else window - 1 for window in windows
+    ]
+    reading = PlainReading.holding(40, held, door.geometries)
+    rest = torch.cat([door.forward(piece, reading, 0) for piece in LONG[:, 40:].split(1, 1)], 1)
+    torch.testing.assert_close(rest, stock[:, 40:], atol=5e-5, rtol=0)
 
 
 @each_executor

@@ -118,7 +118,7 @@ def test_a_stock_cache_goes_on_as_a_plain_reading(door: Door) -> None:
     for each in (cache, untouched):
         model(prompt, past_key_values=each, logits_to_keep=1)
     held = {i: (x.keys, x.values) for i, x in enumerate(cache.layers)}
-    reading, other = PlainReading.holding(held, door.geometries), groups(10)
+    reading, other = PlainReading.holding(40, held, door.geometries), groups(10)
     door.forward(ids(60, 14), other)
     go_on([other])
     for step in range(STEPS):

@@ -12,7 +12,7 @@ from torch import Tensor
 from kvedit.executors.cpu.loops import FIXED, FRESH_FROM, MOST_ROWS, FewTask, read_few
 from kvedit.executors.cpu.pieces import PIECE, Cut
 from kvedit.reading import Layer
-from kvedit.rotary import TABLE_REACH
+from kvedit.rotary import TABLE_REACH, Places
 from kvedit.sight import Ranked, Rows, Sight
 from kvedit.visibility import Bound
 
@@ -112,13 +112,14 @@ def _records(
     for sight, claimed, own in zip(sights, spans, turns, strict=True):
         fresh = 0 if claimed.fresh is None else claimed.fresh[0].shape[2]
         own += range(sight.span.length - fresh, sight.span.length)
-    table, numbers = NOTHING, turns
+    table: Tensor = NOTHING
+    numbers: Places = turns
     if layer.geometry is not None:
         reach = rows.place + rows.count
         table, numbers = layer.geometry.rows_of(turns, reach)
     records: list[int] = []
-    for sight, claimed, own in zip(sights, spans, numbers, strict=True):
-        records += _record(sight, claimed, places, own)
+    for sight, claimed, number in zip(sights, spans, numbers, strict=True):
+        records += _record(sight, claimed, places, number)
     return table, (ctypes.c_int64 * len(records))(*records)
 
 

@@ -31,7 +31,7 @@ TRIM = 256  # tokens: what lies ahead in a longer span is left out
 
 
 def fits(rows: Sequence[Rows]) -> bool:
-    """Return whether these are a whole set's spans, ranked once each, beside what all see whole."""
+    """Return whether rows are a set's spans, ranked once each, beside what all see whole."""
     spans = ranked(rows[0]).spans
     whole = all(
         sight.fixed and sight.visible is everything
@@ -193,7 +193,8 @@ class _Blocks:
         turned   [heads, asking, longest, dim]  scaled, where they are in the nearest span
         returns  [heads, asking, longest, dim]
         """
-        appears, order = self._appearance(group, query), _Order.of(self.cut, self.before.shape[1], group)
+        appears = self._appearance(group, query)
+        order = _Order.of(self.cut, self.before.shape[1], group)
         output, (_, asking, longest, dim) = torch.empty_like(query), query.shape
         slots = self.values.shape[1]
         per_head = self.group * asking * slots

@@ -233,9 +233,7 @@ class Padded:
             lengths=lengths,
             shares=1 / lengths.clamp(min=1),
             end=end[:, 0],
-            asker=torch.where(span < room.spans, span, room.spans + slots.index)[
-                : room.rows
-            ],
+            asker=torch.where(span < room.spans, span, room.spans + slots.index)[: room.rows],
             nearest=torch.zeros(own.shape, device=device).masked_fill_(own, torch.inf),
             rivals=_added(seen[..., : room.inside] & others),
             hidden=_added(seen),

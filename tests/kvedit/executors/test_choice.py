@@ -13,7 +13,8 @@ from reads import HALF, INTERLEAVED, SCALING
 from torch import Tensor
 
 from kvedit.executors import Executor, choice
-from kvedit.executors.choice import Shape, choose, difference
+from kvedit.executors.cases import Shape
+from kvedit.executors.choice import choose, difference
 from kvedit.executors.cpu.executor import CpuExecutor
 from kvedit.executors.torch import TorchExecutor
 from kvedit.hf import open_door

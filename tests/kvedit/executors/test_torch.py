@@ -8,7 +8,7 @@ from oracles import PineOracle, rotary_of
 from reads import HALF, SCALING, each_executor, each_layer, read, vectors
 
 from kvedit.executors import Executor
-from kvedit.executors.choice import RankedSet
+from kvedit.executors.cases import RankedSet
 from kvedit.executors.torch import TorchExecutor
 from kvedit.pages import Pages
 from kvedit.reading import Layer

@@ -1,12 +1,11 @@
 """Names of models, keys, bodies, and the patience of clients."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
 
-import httpx
 import pytest
+from asking import Client
 from starlette.requests import ClientDisconnect, Request
 
 from server.admission import Admission
@@ -15,7 +14,7 @@ from server.engines.scripted import Scripted
 from server.errors import EngineError, PlanError
 from server.settings import Settings
 
-Client = Callable[..., Awaitable[httpx.AsyncClient]]
+Stages = list[dict[str, Any]] | None
 
 PINE = {"stage": "pine"}
 
@@ -39,7 +38,7 @@ def a_service(*names: str) -> Service:
     ],
 )
 def test_a_name_says_the_model_and_further_stages(
-    model: str | None, stages: Any, name: str, found: Any
+    model: str | None, stages: Stages, name: str, found: Stages
 ) -> None:
     assert resolve(a_service("a", "b", "a+x"), model, stages) == (name, found)
 
@@ -107,7 +106,7 @@ async def _refuse() -> None:
 )
 async def test_a_wrong_key_is_401_and_says_what_to_send(client: Client, header: str | None) -> None:
     http = await client(api_keys=("right", "other"))
-    headers = {} if header is None else {"authorization": header.encode()}
+    headers = {} if header is None else {b"authorization": header.encode()}
     for method, path in (("GET", "/v1/models"), ("POST", "/v1/completions")):
         reply = await http.request(method, path, headers=headers, json={"prompt": "x"})
         assert reply.status_code == 401

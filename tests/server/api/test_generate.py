@@ -133,7 +133,7 @@ async def test_the_stages_that_ran_are_shown(client: Client) -> None:
 @pytest.mark.parametrize(
     ("asked", "runs"), [({}, False), (None, False), (False, False), (True, True)]
 )
-async def test_deterministic_is_asked_for(client: Client, asked: Any, runs: bool) -> None:
+async def test_deterministic_is_asked_for(client: Client, asked: object, runs: bool) -> None:
     engine = Scripted([Answer("yes")] * 2)
     http = await client(engine)
     field = {} if asked == {} else {"deterministic": asked}

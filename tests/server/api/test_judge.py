@@ -14,6 +14,7 @@ from judges import ALL, invariant, judged, opinionated, quick, serving
 
 from server.app import create_app
 from server.engines.scripted import Answer, Scripted, content_judge, slot_lover
+from server.job import Sampling
 from server.settings import Settings
 
 PINE, SWAP = {"stage": "pine"}, {"stage": "swap"}
@@ -177,7 +178,7 @@ async def test_labels_without_mass_are_unparsed() -> None:
 async def test_forged_text_stays_text() -> None:
     seen: list[str] = []
 
-    def script(prompt: str, sampling: Any) -> Answer:
+    def script(prompt: str, sampling: Sampling) -> Answer:
         seen.append(prompt)
         return Answer("B", {"A": -3.0, "B": -0.1, "T": -9.0})
 

@@ -3,15 +3,21 @@
 import asyncio
 import itertools
 import threading
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from asking import MakeEngine, Through, usage
 from models import tiny_llama, tiny_qwen2
 from specs import PINE
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from kvedit.plain import Plain
-from server.chunk import Chunk
+from kvedit.reading import Layer
+from server.chunk import Chunk, Scored
 from server.engines.hf import HfEngine
 from server.errors import EngineError, PlanError
 from server.job import Job, Sampling
@@ -23,11 +29,11 @@ ENDLESS = replace(GREEDY, max_tokens=180, logprobs=None)
 PROMPTS = ("fox", "The quick brown fox jumps over the lazy dog. " * 3, "A B C D, yes or no?", "é")
 
 
-def plain(text: str, sampling: Sampling = GREEDY, **changes: object) -> Job:
+def plain(text: str, sampling: Sampling = GREEDY, **changes: Any) -> Job:
     return Job("tiny", sampling, (TextPrompt((Part(text),)),), **changes)
 
 
-def pine(*texts: str, sampling: Sampling = GREEDY, **changes: object) -> Job:
+def pine(*texts: str, sampling: Sampling = GREEDY, **changes: Any) -> Job:
     documents = tuple(Part(text, group="d") for text in texts)
     prompt = TextPrompt((Part("Read: "), *documents, Part("Who?")))
     return Job("tiny", sampling, (prompt,), reading=PINE, **changes)
@@ -40,25 +46,28 @@ MIXED = [
 ]
 
 
-async def drain(stream) -> list[Chunk]:
+async def drain(stream: AsyncIterable[Chunk]) -> list[Chunk]:
     return [chunk async for chunk in stream]
 
 
-def scored(chunks: list[Chunk]) -> list:
+def scored(chunks: list[Chunk]) -> list[Scored]:
     return [token for chunk in chunks for token in chunk.tokens]
 
 
 class Widths:
     """Records how many tokens each forward read; holds the forwards back while `go` is clear."""
 
-    def __init__(self, model) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         self.go = threading.Event()
         self.seen: list[int] = []
         model.register_forward_pre_hook(self._record, with_kwargs=True)
 
-    def _record(self, module, args, kwargs) -> None:
+    def _record(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.go.wait(10)
         self.seen.append(kwargs["input_ids"].shape[1])
+
+
+Busy = tuple[HfEngine, Widths]
 
 
 async def at_once(engine: HfEngine, jobs: list[Job]) -> list[list[Chunk]]:
@@ -71,7 +80,9 @@ async def one_by_one(engine: HfEngine, jobs: list[Job]) -> list[list[Chunk]]:
 
 
 @pytest.mark.parametrize("make", [tiny_llama, tiny_qwen2])
-async def test_a_mix_of_requests_is_answered_as_one_by_one(make, tokenizer):
+async def test_a_mix_of_requests_is_answered_as_one_by_one(
+    make: Callable[..., PreTrainedModel], tokenizer: PreTrainedTokenizerFast
+) -> None:
     engine = HfEngine(make(vocab_size=len(tokenizer)), tokenizer, name="tiny")
     widths = Widths(engine.model)
     widths.go.set()
@@ -90,7 +101,7 @@ async def test_a_mix_of_requests_is_answered_as_one_by_one(make, tokenizer):
         assert first[-1].usage == second[-1].usage
 
 
-async def test_sixteen_streams_take_a_sixteenth_of_the_forwards(make_engine):
+async def test_sixteen_streams_take_a_sixteenth_of_the_forwards(make_engine: MakeEngine) -> None:
     engine = make_engine()
     widths = Widths(engine.model)
     streams = [await engine.generate(plain(f"fox {i}")) for i in range(16)]
@@ -100,7 +111,9 @@ async def test_sixteen_streams_take_a_sixteenth_of_the_forwards(make_engine):
     assert widths.seen.count(16) >= TOKENS - 2
 
 
-async def test_long_prompts_are_not_packed(make_engine, monkeypatch):
+async def test_long_prompts_are_not_packed(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("server.engines.hf.worker.PROMPT_TOKENS", 60)
     engine = make_engine()
     widths = Widths(engine.model)
@@ -108,14 +121,14 @@ async def test_long_prompts_are_not_packed(make_engine, monkeypatch):
     streams = [await engine.generate(job) for job in (plain("fox"), long, long, long)]
     widths.go.set()
     chunks = await asyncio.gather(*map(drain, streams))
-    length = chunks[1][-1].usage.prompt_tokens
+    length = usage(chunks[1]).prompt_tokens
     assert 30 < length < 60
     wide = [width for width in widths.seen if width >= length]
     assert len(wide) == 3
     assert max(wide) < 2 * length  # beside the first one's prompt or token
 
 
-async def test_a_newcomer_joins_the_next_forward(make_engine):
+async def test_a_newcomer_joins_the_next_forward(make_engine: MakeEngine) -> None:
     engine = make_engine()
     widths = Widths(engine.model)
     widths.go.set()
@@ -127,7 +140,9 @@ async def test_a_newcomer_joins_the_next_forward(make_engine):
     assert widths.seen.count(2) == TOKENS - 1
 
 
-async def test_who_comes_at_once_begins_in_one_forward(make_engine, monkeypatch):
+async def test_who_comes_at_once_begins_in_one_forward(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("server.engines.hf.worker.PATIENCE", 60.0)
     engine = make_engine()
     widths = Widths(engine.model)
@@ -135,13 +150,16 @@ async def test_who_comes_at_once_begins_in_one_forward(make_engine, monkeypatch)
     jobs = [replace(job, sampling=replace(GREEDY, max_tokens=1)) for job in MIXED]
     impossible = plain("fox", replace(GREEDY, max_tokens=10**6))
     tasks = [asyncio.ensure_future(engine.generate(job)) for job in (*jobs, impossible)]
-    streams = await asyncio.gather(*tasks, return_exceptions=True)
-    assert isinstance(streams.pop(), PlanError)
+    *_, refusal = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(refusal, PlanError)
+    streams = [task.result() for task in tasks[:-1]]
     chunks = await asyncio.wait_for(asyncio.gather(*map(drain, streams)), 20)
-    assert widths.seen == [sum(each[-1].usage.prompt_tokens for each in chunks)]
+    assert widths.seen == [sum(usage(each).prompt_tokens for each in chunks)]
 
 
-async def test_nobody_waits_for_a_request_that_is_refused(make_engine, monkeypatch):
+async def test_nobody_waits_for_a_request_that_is_refused(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("server.engines.hf.worker.PATIENCE", 60.0)
     engine = make_engine()
     widths = Widths(engine.model)
@@ -153,7 +171,7 @@ async def test_nobody_waits_for_a_request_that_is_refused(make_engine, monkeypat
     assert len(scored(await asyncio.wait_for(drain(stream), 20))) == TOKENS
 
 
-async def test_patience_ends(make_engine, monkeypatch):
+async def test_patience_ends(make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("server.engines.hf.worker.PATIENCE", 0.01)
     engine = make_engine()
     with engine._worker.expecting():  # one whose planning takes for ever
@@ -161,9 +179,11 @@ async def test_patience_ends(make_engine, monkeypatch):
     assert len(scored(chunks)) == TOKENS
 
 
-async def test_one_that_leaves_or_fails_disturbs_nobody(make_engine, caplog, through):
+async def test_one_that_leaves_or_fails_disturbs_nobody(
+    make_engine: MakeEngine, caplog: pytest.LogCaptureFixture, through: Through
+) -> None:
     class Broken(Plain):
-        def read(self, layer, query, key, value):
+        def read(self, layer: Layer, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             if query.shape[2] == 1 and layer.index == 1:
                 raise RuntimeError("planted")
             return super().read(layer, query, key, value)
@@ -187,11 +207,13 @@ async def test_one_that_leaves_or_fails_disturbs_nobody(make_engine, caplog, thr
         assert [token.id for token in scored(first)] == [token.id for token in scored(second)]
 
 
-async def test_a_forward_that_fails_as_a_whole_ends_its_members_and_no_more(make_engine, caplog):
+async def test_a_forward_that_fails_as_a_whole_ends_its_members_and_no_more(
+    make_engine: MakeEngine, caplog: pytest.LogCaptureFixture
+) -> None:
     engine = make_engine()
     broken = threading.Event()
 
-    def fail(module, args, kwargs):
+    def fail(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if broken.is_set() and kwargs["input_ids"].shape[1] == 2:
             raise MemoryError("planted")
 
@@ -206,7 +228,9 @@ async def test_a_forward_that_fails_as_a_whole_ends_its_members_and_no_more(make
     assert (await drain(await engine.generate(plain("fox"))))[-1].finish_reason == "length"
 
 
-async def test_where_the_door_is_closed_plain_requests_go_one_by_one(tokenizer):
+async def test_where_the_door_is_closed_plain_requests_go_one_by_one(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
     model = tiny_llama(
         vocab_size=len(tokenizer), rope_parameters={"rope_type": "dynamic", "factor": 2.0}
     )
@@ -222,7 +246,7 @@ async def test_where_the_door_is_closed_plain_requests_go_one_by_one(tokenizer):
 
 
 @pytest.fixture
-async def busy(make_engine):
+async def busy(make_engine: MakeEngine) -> AsyncIterator[Busy]:
     """Yield an engine with plain and pine streams that run on, and the widths of its forwards."""
     engine = make_engine()
     widths = Widths(engine.model)
@@ -252,7 +276,9 @@ JUDGED = [
 
 
 @pytest.mark.parametrize("job", JUDGED, ids=["plain", "choices", "pine"])
-async def test_deterministic_requests_have_the_same_bits_under_load(busy, make_engine, job):
+async def test_deterministic_requests_have_the_same_bits_under_load(
+    busy: Busy, make_engine: MakeEngine, job: Job
+) -> None:
     engine, widths = busy
     sure = replace(job, deterministic=True)
     idle = await drain(await make_engine().generate(sure))
@@ -265,7 +291,7 @@ async def test_deterministic_requests_have_the_same_bits_under_load(busy, make_e
             assert kept[0] == kept[1]
 
 
-async def test_every_order_has_the_same_bits_under_load(busy):
+async def test_every_order_has_the_same_bits_under_load(busy: Busy) -> None:
     engine, widths = busy
     texts = ("The fox is red.", "The dog is lazy.", "A and B.")
     sampling = replace(GREEDY, max_tokens=6, logprobs=400)
@@ -281,7 +307,9 @@ async def test_every_order_has_the_same_bits_under_load(busy):
     assert all(answer == answers[0] for answer in answers)
 
 
-async def test_deterministic_requests_take_nothing_that_was_computed_in_company(make_engine):
+async def test_deterministic_requests_take_nothing_that_was_computed_in_company(
+    make_engine: MakeEngine,
+) -> None:
     texts = [f"{place} jumps over the lazy dog, naïve. yes or no?" * 5 for place in "ABC"]
     sampling = replace(GREEDY, max_tokens=4, logprobs=400)
     free, sure = (pine(*texts, sampling=sampling, deterministic=each) for each in (False, True))
@@ -293,10 +321,10 @@ async def test_deterministic_requests_take_nothing_that_was_computed_in_company(
     await drain(streams[1])
     for seen in ("first", "again"):
         chunks = await drain(await engine.generate(sure))
-        assert (chunks[-1].usage.cached_tokens > 0) == (seen == "again")
+        assert (usage(chunks).cached_tokens > 0) == (seen == "again")
         assert scored(chunks) == scored(idle)
     again = await drain(await engine.generate(free))
-    assert again[-1].usage.cached_tokens > 0
+    assert usage(again).cached_tokens > 0
     await streams[0].aclose()
 
 
@@ -311,8 +339,11 @@ class Cut(Plain):
         return self._borders
 
 
+Cutter = Callable[..., Job]
+
+
 @pytest.fixture
-def cut(through):
+def cut(through: Through) -> Cutter:
     """Return what makes a job that is read in a test's own pieces."""
 
     def job(reading: Plain, **changes: object) -> Job:
@@ -322,7 +353,9 @@ def cut(through):
     return job
 
 
-async def test_a_prompt_is_read_in_the_forwards_its_reading_names(make_engine, cut):
+async def test_a_prompt_is_read_in_the_forwards_its_reading_names(
+    make_engine: MakeEngine, cut: Cutter
+) -> None:
     engine = make_engine()
     widths = Widths(engine.model)
     widths.go.set()
@@ -336,7 +369,7 @@ async def test_a_prompt_is_read_in_the_forwards_its_reading_names(make_engine, c
     assert pieces[-1].usage == whole[-1].usage
 
 
-async def test_others_run_between_the_pieces(make_engine, cut):
+async def test_others_run_between_the_pieces(make_engine: MakeEngine, cut: Cutter) -> None:
     engine = make_engine()
     widths = Widths(engine.model)
     job = cut(Cut(0, 5, 30), deterministic=True)
@@ -348,7 +381,9 @@ async def test_others_run_between_the_pieces(make_engine, cut):
     assert widths.seen[start + 2] == 25
 
 
-async def test_what_is_cached_is_not_read_again_and_is_counted(make_engine, cut):
+async def test_what_is_cached_is_not_read_again_and_is_counted(
+    make_engine: MakeEngine, cut: Cutter
+) -> None:
     engine = make_engine()
     widths = Widths(engine.model)
     widths.go.set()
@@ -362,5 +397,5 @@ async def test_what_is_cached_is_not_read_again_and_is_counted(make_engine, cut)
     chunks = await drain(await engine.generate(cut(primed)))
     assert widths.seen[0] == length - 7
     assert [token.id for token in scored(chunks)] == [token.id for token in scored(whole)]
-    usage = chunks[-1].usage
-    assert (usage.prompt_tokens, usage.cached_tokens) == (length, 7)
+    used = usage(chunks)
+    assert (used.prompt_tokens, used.cached_tokens) == (length, 7)

@@ -4,41 +4,53 @@ import asyncio
 import threading
 import weakref
 from collections import Counter
+from collections.abc import AsyncIterable
+from typing import Any
 
 import pytest
+from asking import MakeEngine, Through, usage
 from specs import PINE
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from kvedit.hf import Door, open_door
 from kvedit.plain import Plain
+from kvedit.reading import Layer
+from kvedit.shelf import Shelf
+from pine.segments import Segments
 from pocket import WEIGHTS
+from server.chunk import Chunk
 from server.engines.hf import HfEngine
 from server.engines.hf import engine as engine_module
 from server.errors import EngineError
-from server.job import Job, Sampling
+from server.job import Job, ReadingSpec, Sampling
 from server.prompt import Part, TextPrompt
 
 ENDLESS = Sampling(max_tokens=200, temperature=0, ignore_eos=True)
 SHORT = Sampling(max_tokens=12, temperature=0, ignore_eos=True)
 
 
-def job(text: str, sampling: Sampling, reading=None, deterministic=False) -> Job:
+def job(
+    text: str, sampling: Sampling, reading: ReadingSpec | None = None, deterministic: bool = False
+) -> Job:
     parts = (Part(text, group="d"),) if reading else (Part(text),)
     return Job("tiny", sampling, (TextPrompt(parts),), reading=reading, deterministic=deterministic)
 
 
-async def drain(stream) -> list:
+async def drain(stream: AsyncIterable[Chunk]) -> list[Chunk]:
     return [chunk async for chunk in stream]
 
 
 class Watch:
     """Records whose cache each forward of the model used; holds the first one back until `go`."""
 
-    def __init__(self, model) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         self.go = threading.Event()
         self.steps: list[int] = []
         self._caches: list[object] = []  # kept, so that no id is given out twice
         model.register_forward_pre_hook(self._record, with_kwargs=True)
 
-    def _record(self, module, args, kwargs) -> None:
+    def _record(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.go.wait(10)
         cache = kwargs.get("past_key_values")
         self._caches.append(cache)
@@ -54,20 +66,20 @@ async def quiet(watch: Watch) -> int:
     return count
 
 
-async def test_sixteen_streams_take_turns(make_engine):
+async def test_sixteen_streams_take_turns(make_engine: MakeEngine) -> None:
     engine = make_engine()
     watch = Watch(engine.model)
     jobs = [job(f"fox {i}", SHORT, deterministic=True) for i in range(16)]
     streams = [await engine.generate(each) for each in jobs]
     watch.go.set()
     answers = await asyncio.gather(*map(drain, streams))
-    assert all(chunks[-1].usage.completion_tokens == 12 for chunks in answers)
+    assert all(usage(chunks).completion_tokens == 12 for chunks in answers)
     assert len(watch.steps) == 16 * 12
     for start in range(0, len(watch.steps), 16):
         assert len(set(watch.steps[start : start + 16])) == 16  # one step each in every round
 
 
-async def test_together_as_alone(make_engine):
+async def test_together_as_alone(make_engine: MakeEngine) -> None:
     engine = make_engine()
     alone = [await drain(await engine.generate(job(f"fox {i}", SHORT))) for i in range(4)]
     streams = [await engine.generate(job(f"fox {i}", SHORT)) for i in range(4)]
@@ -76,7 +88,7 @@ async def test_together_as_alone(make_engine):
         assert [chunk.tokens for chunk in first] == [chunk.tokens for chunk in second]
 
 
-async def test_a_newcomer_joins_at_the_next_step(make_engine):
+async def test_a_newcomer_joins_at_the_next_step(make_engine: MakeEngine) -> None:
     engine = make_engine()
     running = await engine.generate(job("fox", ENDLESS))
     await anext(running)
@@ -86,7 +98,7 @@ async def test_a_newcomer_joins_at_the_next_step(make_engine):
     assert seen > 100  # the first was far from done when the second ended
 
 
-async def test_closing_a_stream_stops_its_work(make_engine):
+async def test_closing_a_stream_stops_its_work(make_engine: MakeEngine) -> None:
     engine = make_engine()
     watch = Watch(engine.model)
     watch.go.set()
@@ -99,7 +111,7 @@ async def test_closing_a_stream_stops_its_work(make_engine):
         await anext(stream)
 
 
-async def test_cancelling_a_consumer_stops_its_work(make_engine):
+async def test_cancelling_a_consumer_stops_its_work(make_engine: MakeEngine) -> None:
     engine = make_engine()
     watch = Watch(engine.model)
     stream = await engine.generate(job("fox", ENDLESS))
@@ -111,7 +123,7 @@ async def test_cancelling_a_consumer_stops_its_work(make_engine):
     assert await quiet(watch) <= 1
 
 
-async def test_dropping_a_stream_stops_its_work(make_engine):
+async def test_dropping_a_stream_stops_its_work(make_engine: MakeEngine) -> None:
     engine = make_engine()
     watch = Watch(engine.model)
     await engine.generate(job("fox", ENDLESS))
@@ -119,7 +131,7 @@ async def test_dropping_a_stream_stops_its_work(make_engine):
     assert await quiet(watch) <= 2
 
 
-async def test_closing_one_leaves_the_others_alone(make_engine):
+async def test_closing_one_leaves_the_others_alone(make_engine: MakeEngine) -> None:
     engine = make_engine()
     kept, closed = [await engine.generate(job(text, SHORT)) for text in ("fox", "dog")]
     await closed.aclose()
@@ -127,11 +139,13 @@ async def test_closing_one_leaves_the_others_alone(make_engine):
     assert [chunk.tokens for chunk in await drain(kept)] == [chunk.tokens for chunk in alone]
 
 
-async def test_what_a_closed_sequence_held_is_freed(make_engine, through):
+async def test_what_a_closed_sequence_held_is_freed(
+    make_engine: MakeEngine, through: Through
+) -> None:
     engine = make_engine()
-    held: list[weakref.ref] = []
+    held: list[weakref.ref[Plain]] = []
 
-    def build(segments, shelf):
+    def build(segments: Segments | None, shelf: Shelf) -> Plain:
         reading = Plain()
         held.append(weakref.ref(reading))
         return reading
@@ -147,13 +161,15 @@ async def test_what_a_closed_sequence_held_is_freed(make_engine, through):
 
 
 class Broken(Plain):
-    def read(self, layer, query, key, value):
+    def read(self, layer: Layer, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         if query.shape[2] == 1:
             raise RuntimeError("planted")
         return super().read(layer, query, key, value)
 
 
-async def test_an_error_is_one_requests_own(make_engine, caplog, through):
+async def test_an_error_is_one_requests_own(
+    make_engine: MakeEngine, caplog: pytest.LogCaptureFixture, through: Through
+) -> None:
     engine = make_engine()
     good = await engine.generate(job("fox", SHORT))
     bad = await engine.generate(job("dog", SHORT, through(lambda segments, shelf: Broken())))
@@ -166,7 +182,7 @@ async def test_an_error_is_one_requests_own(make_engine, caplog, through):
     assert (await drain(await engine.generate(job("fox", SHORT))))[-1].usage is not None
 
 
-async def test_beyond_the_limit_sequences_wait_their_turn(make_engine):
+async def test_beyond_the_limit_sequences_wait_their_turn(make_engine: MakeEngine) -> None:
     engine = make_engine(active_limit=2)
     watch = Watch(engine.model)
     many = await engine.generate(
@@ -181,10 +197,13 @@ async def test_beyond_the_limit_sequences_wait_their_turn(make_engine):
     assert late[-1].finish_reason == "length"
     running = {watch.steps[place] for place in range(30)}
     assert len(running) == 3  # two of the batch, and the request that is never kept out
-    assert sum(chunk.usage.completion_tokens for chunk in chunks if chunk.finish_reason) == 6 * 12
+    ends = [chunk.usage for chunk in chunks if chunk.finish_reason and chunk.usage]
+    assert sum(used.completion_tokens for used in ends) == 6 * 12
 
 
-async def test_a_batch_numbers_its_choices_by_prompt(make_engine, tokenizer):
+async def test_a_batch_numbers_its_choices_by_prompt(
+    make_engine: MakeEngine, tokenizer: PreTrainedTokenizerFast
+) -> None:
     engine = make_engine()
     prompts = tuple(TextPrompt((Part(text),)) for text in ("fox", "lazy dog"))
     sampling = Sampling(max_tokens=4, n=2, seed=1)
@@ -196,7 +215,7 @@ async def test_a_batch_numbers_its_choices_by_prompt(make_engine, tokenizer):
     assert counted == [lengths[0], 0, lengths[1], 0]  # so that they add up
 
 
-async def test_closing_the_engine_ends_everything(make_engine):
+async def test_closing_the_engine_ends_everything(make_engine: MakeEngine) -> None:
     engine = make_engine()
     stream = await engine.generate(job("fox", ENDLESS))
     await anext(stream)
@@ -209,15 +228,15 @@ async def test_closing_the_engine_ends_everything(make_engine):
         await engine.generate(job("fox", SHORT))
 
 
-async def test_a_job_without_prompts_ends_at_once(make_engine):
+async def test_a_job_without_prompts_ends_at_once(make_engine: MakeEngine) -> None:
     assert await drain(await make_engine().generate(Job("tiny", SHORT))) == []
 
 
-async def test_an_engine_is_loaded_in_a_thread_that_ends(monkeypatch: pytest.MonkeyPatch):
+async def test_an_engine_is_loaded_in_a_thread_that_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its OpenMP team ends with it; beside the worker's, both would sleep between two steps."""
-    threads, opened = [], engine_module.open_door
+    threads, opened = [], open_door
 
-    def watched(model):
+    def watched(model: PreTrainedModel) -> Door:
         threads.append(threading.current_thread())
         return opened(model)
 
@@ -228,7 +247,7 @@ async def test_an_engine_is_loaded_in_a_thread_that_ends(monkeypatch: pytest.Mon
     await engine.close()
 
 
-async def test_only_the_last_piece_of_a_prompt_asks_for_logits(make_engine):
+async def test_only_the_last_piece_of_a_prompt_asks_for_logits(make_engine: MakeEngine) -> None:
     engine, kept = make_engine(), []
     logits = engine.model.register_forward_hook(
         lambda module, arguments, output: kept.append(output.logits.shape[1])
@@ -238,4 +257,4 @@ async def test_only_the_last_piece_of_a_prompt_asks_for_logits(make_engine):
     asked = Job("tiny", SHORT, (TextPrompt(parts),), reading=PINE, deterministic=True)
     await drain(await engine.generate(asked))
     logits.remove()
-    assert kept == [0, *[1] * SHORT.max_tokens]
+    assert kept == [0, *[1] * (SHORT.max_tokens or 0)]

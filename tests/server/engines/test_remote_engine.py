@@ -53,6 +53,18 @@ async def ask(engine: RemoteEngine, prompts: int = 1, **numbers: Any) -> list[Ch
     return [chunk async for chunk in await engine.generate(job)]
 
 
+async def test_where_and_what_a_model_is_stands_for_its_weights(
+    theirs: OtherServer, make: Make
+) -> None:
+    theirs.models = JSONResponse({"data": [{"id": "theirs"}, {"id": "other"}]})
+    engines = [await make(), await make(model="other"), await make(f"{theirs.address}/")]
+    theirs.models = JSONResponse({"data": [{"id": "theirs", "root": "/weights/new"}]})
+    engines += [await make(), await make(name="ours")]
+    found = [engine.info.weights for engine in engines]
+    assert found[0] == found[2] and found[3] == found[4]
+    assert len(set(found)) == 3
+
+
 async def test_a_well_server(theirs: OtherServer, make: Make) -> None:
     engine = await make(name="ours")
     chunks = await ask(engine)
@@ -192,9 +204,9 @@ async def test_an_error_in_one_stream_closes_the_others(theirs: OtherServer, mak
 
 async def test_after_it_was_closed(make: Make) -> None:
     engine = await make()
-    assert engine.alive
+    before = engine.alive
     await engine.close()
-    assert not engine.alive
+    assert (before, engine.alive) == (True, False)
     with pytest.raises(EngineError, match="engine must be open"):
         await ask(engine)
 

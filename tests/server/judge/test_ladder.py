@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from ballots import judging, written
 
-from server.engines.scripted import Answer, Scripted, content_judge, slot_lover
+from server.engines.scripted import Answer, Script, Scripted, content_judge, slot_lover
 from server.job import Job, Reply, Sampling
 from server.judge.ladder import climb
 from server.pipeline import plan
@@ -18,7 +18,10 @@ X, Y = "Red. Blue. Green. Black.", "One. Two. Three. Four."
 
 
 async def climbed(
-    script: Any, stages: Sequence[Any] = LADDER, job: Job | None = None, most: int | None = None
+    script: Script | Sequence[Answer],
+    stages: Sequence[Any] = LADDER,
+    job: Job | None = None,
+    most: int | None = None,
 ) -> tuple[Reply, Scripted]:
     """Return the reply, and the engine that was asked."""
     engine = Scripted(script, ("text", "logprobs", "attention"))
@@ -26,7 +29,7 @@ async def climbed(
     return await climb(plan(stages, engine=engine, job=asked), engine, most)(asked), engine
 
 
-def agreeing_from(marker: str, *, on: str = X) -> Any:
+def agreeing_from(marker: str, *, on: str = X) -> Script:
     """Return a judge of slots that sees the better answer once the prompt has the marker."""
     slot, content = slot_lover(), content_judge(lambda text, _: 3.0 if text == on else 0.0)
     return lambda prompt, sampling: (content if marker in prompt else slot)(prompt, sampling)

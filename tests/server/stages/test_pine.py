@@ -10,14 +10,14 @@ from pine.segments import Segments
 from server.engines.readings import build
 from server.errors import PlanError
 from server.job import Job, ReadingSpec, Reply, Sampling
-from server.judge.ballot import Ballot, Candidate
+from server.judge.ballot import Ballot, Candidate, Case
 from server.prompt import ChatPrompt, Message, Part
 from server.stages.pine import Pine
 
 
 def judged(*texts: str, order: tuple[int, ...] | None = None) -> Job:
     candidates = tuple(Candidate(str(i), text, i) for i, text in enumerate(texts))
-    return Job("m", Sampling(), ballot=Ballot("Q?", candidates, order))
+    return Job("m", Sampling(), case=Case(Ballot("Q?", candidates, order)))
 
 
 def asked(*parts: Part) -> Job:

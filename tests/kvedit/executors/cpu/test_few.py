@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from reads import HALF, INTERLEAVED, SCALING, read, vectors
 from scenes import Look, Scene, scenes
 
-from kvedit.executors.choice import RankedSet
+from kvedit.executors.cases import RankedSet
 from kvedit.executors.cpu import few
 from kvedit.executors.cpu.executor import CpuExecutor
 from kvedit.executors.cpu.loops import MOST_ROWS

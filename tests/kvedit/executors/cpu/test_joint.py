@@ -13,7 +13,7 @@ from scenes import Look, geometries
 from torch import Tensor
 
 from kvedit import rotary
-from kvedit.executors.choice import RankedSet
+from kvedit.executors.cases import RankedSet
 from kvedit.executors.cpu import groups, joint
 from kvedit.executors.cpu.executor import CpuExecutor
 from kvedit.executors.cpu.groups import Group
