@@ -6,12 +6,14 @@ from typing import Any, TypeVar
 
 import torch
 from transformers import (
+    DynamicCache,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
 )
+from transformers.cache_utils import CacheLayerMixin
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
@@ -39,6 +41,22 @@ def sharpen(model: Model, seed: int) -> Model:
             weight.copy_(torch.randn(weight.shape, generator=generator) * spread * factor)
     model.train(False)
     return model
+
+
+def in_dtype(model: Model, dtype: torch.dtype) -> Model:
+    """Return a model in some dtype: itself."""
+    torch.nn.Module.to(model, dtype)
+    return model
+
+
+def held_by(cache: DynamicCache) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+    """Return the keys and values that a model's own cache holds, by layer."""
+    found: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+    for index, layer in enumerate(cache.layers):
+        assert isinstance(layer, CacheLayerMixin)
+        assert layer.keys is not None and layer.values is not None
+        found[index] = layer.keys, layer.values
+    return found
 
 
 def tiny_llama(seed: int = 0, **changes: Any) -> LlamaForCausalLM:

@@ -43,7 +43,7 @@ def unmoved(vector: Tensor, position: int) -> Tensor:
     return vector
 
 
-def rotary_of(geometry: Any) -> Callable[[Tensor, int], Tensor]:
+def rotary_of(geometry: Geometry | None) -> Callable[[Tensor, int], Tensor]:
     """Return what puts a vector at a position; anything with `inv_freq` and `layout`, or None."""
     return unmoved if geometry is None else Rotary(geometry.inv_freq, geometry.layout)
 
@@ -94,23 +94,25 @@ def seen_by_groups(source: int, offset: int, read: list[int]) -> Seen:
 
 
 def attention_at(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    vectors: tuple[Tensor, Tensor, Tensor],
     seen: Seen,
     rotary: Callable[[Tensor, int], Tensor],
     scaling: float,
     softcap: float | None = None,
 ) -> Tensor:
-    """Attend to keys at given distances: [heads, tokens, dim] of un-rotated inputs.
+    """Attend to keys at given distances.
+
+    vectors  queries, keys and values, [1, heads, tokens, dim] each, not rotated
+    returns  [heads, tokens, dim] float64
 
     A score is `(R(distance) q) k`, since `<R(p) q, R(s) k>` depends on `p - s` alone.
     """
+    query, key, value = (each[0].double() for each in vectors)
     heads, tokens, _ = query.shape
     group = heads // key.shape[0]
-    output = torch.zeros_like(query, dtype=torch.float64)
+    output = torch.zeros_like(query)
     for head in range(heads):
-        q, k, v = (t.double() for t in (query[head], key[head // group], value[head // group]))
+        q, k, v = query[head], key[head // group], value[head // group]
         for row in range(tokens):
             keys, distances = zip(*seen(row), strict=True)
             turned = torch.stack([rotary(q[row], distance) for distance in distances])

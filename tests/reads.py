@@ -77,6 +77,11 @@ def read(
     return torch.cat(pieces, 2)
 
 
+def close(found: Tensor, expected: Tensor, allowed: float) -> None:
+    """Compare numbers that may be off by as much."""
+    torch.testing.assert_close(found, expected, atol=allowed, rtol=0)
+
+
 def ids(seed: int, count: int) -> Tensor:
     """Return random token ids, [1, count]."""
     return torch.randint(128, (1, count), generator=torch.Generator().manual_seed(seed))

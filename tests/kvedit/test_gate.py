@@ -9,6 +9,7 @@ import pytest
 import torch
 from models import tiny_llama
 from torch import Tensor
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from kvedit import hf
 from kvedit.executors.torch import TorchExecutor
@@ -118,7 +119,7 @@ def test_a_door_whose_plain_reading_is_right_opens() -> None:
 def test_attention_that_is_a_little_more_than_softmax_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    stock = hf.sdpa_attention_forward
+    stock = sdpa_attention_forward
 
     def other(*arguments: Any, **options: Any) -> tuple[Tensor, None]:
         output, _ = stock(*arguments, **options)

@@ -5,7 +5,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import Rotary, attention_at, rotary_of, seen_by_groups
-from reads import EXECUTORS, HALF, INV_FREQ, Vectors, each_executor, each_layer, read, vectors
+from reads import (
+    EXECUTORS,
+    HALF,
+    INV_FREQ,
+    Vectors,
+    close,
+    each_executor,
+    each_layer,
+    read,
+    vectors,
+)
 from torch import Tensor
 
 from kvedit.executors import Executor
@@ -15,7 +25,7 @@ from kvedit.reading import Layer, LayerKind
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-NEAR = {"atol": 2e-5, "rtol": 0.0}
+NEAR = 2e-5
 LAYER = Layer(0, HALF, 0.5)
 SOURCE, SEEN = 9, (2, 2, 5, 5, 9)
 
@@ -25,7 +35,7 @@ def expected(qkv: Vectors, offset: int, seen: tuple[int, ...], layer: Layer = LA
     target = qkv[0].shape[2] - SOURCE
     counts = [*seen, *[SOURCE] * (target - len(seen))]
     return attention_at(
-        *(each[0] for each in qkv),
+        qkv,
         seen_by_groups(SOURCE, offset, counts),
         rotary_of(layer.geometry),
         layer.scaling,
@@ -43,7 +53,7 @@ def test_one_forward_equals_the_oracle(
     qkv, reading = vectors(SOURCE + 7, dim=dim), GroupPositionReading(offset, seen)
     reading.feed(SOURCE)
     found = read(executor, reading, layer, qkv, (SOURCE + 7,))
-    torch.testing.assert_close(found[0].double(), expected(qkv, offset, seen, layer), **NEAR)
+    close(found[0].double(), expected(qkv, offset, seen, layer), NEAR)
 
 
 @given(
@@ -67,10 +77,8 @@ def test_a_source_that_grows_between_the_words_equals_one_masked_forward(
         found.append(read(executor, growing, LAYER, some, (len(rows),))[:, :, -1:])
         read_so_far += count
     seen = [sum(reads[: word + 1]) for word in range(target)]
-    masked = attention_at(
-        *(each[0] for each in qkv), seen_by_groups(source, offset, seen), Rotary(INV_FREQ), 0.5
-    )
-    torch.testing.assert_close(torch.cat(found, 2)[0].double(), masked[:, source:], **NEAR)
+    masked = attention_at(qkv, seen_by_groups(source, offset, seen), Rotary(INV_FREQ), 0.5)
+    close(torch.cat(found, 2)[0].double(), masked[:, source:], NEAR)
 
 
 @each_executor
@@ -90,7 +98,7 @@ def test_a_token_that_is_fed_again_takes_its_own_place(executor: Executor) -> No
     rest = (query[:, :, again], key[:, :, again], value[:, :, again])
     found = read(executor, reading, LAYER, rest, (1, 1))
     truth = expected(qkv, 32, (SOURCE - 2,))
-    torch.testing.assert_close(found[0].double(), truth[:, SOURCE + 1 :], **NEAR)
+    close(found[0].double(), truth[:, SOURCE + 1 :], NEAR)
     assert reading.report() == {"group-positions": {"source": SOURCE, "target": 3}}
 
 
@@ -104,7 +112,7 @@ def test_with_the_source_read_and_its_length_as_offset_it_is_the_plain_reading(
     reading.feed(0)
     rest = read(executor, reading, LAYER, tuple(x[:, :, 12:] for x in qkv), (1, 2))  # type: ignore[arg-type]
     plain = read(executor, PlainReading(), LAYER, qkv, (12, 1, 2))
-    torch.testing.assert_close(torch.cat((first, rest), 2), plain, **NEAR)
+    close(torch.cat((first, rest), 2), plain, NEAR)
 
 
 @each_executor
@@ -119,7 +127,7 @@ def test_the_last_rows_see_as_much_of_the_source_as_is_theirs(
         reading.feed(SOURCE)
         layer = Layer(0, HALF, 0.5, tail=some)
         found.append(read(executor, reading, layer, qkv, (SOURCE + 5,))[:, :, -tail:])
-    torch.testing.assert_close(*found, **NEAR)
+    close(found[0], found[1], NEAR)
 
 
 @each_executor
@@ -127,7 +135,7 @@ def test_a_target_that_sees_nothing_of_the_source_reads_itself(executor: Executo
     qkv, reading = vectors(SOURCE + 4), GroupPositionReading(0, (0,) * 4)
     reading.feed(SOURCE)
     found = read(executor, reading, LAYER, qkv, (SOURCE + 4,))
-    torch.testing.assert_close(found[0].double(), expected(qkv, 0, (0,) * 4), **NEAR)
+    close(found[0].double(), expected(qkv, 0, (0,) * 4), NEAR)
 
 
 def test_the_two_groups_need_layers_that_see_the_whole_text() -> None:

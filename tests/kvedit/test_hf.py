@@ -1,10 +1,11 @@
 """The door: neutral without a reading, refused where it cannot be right, and without traces."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from models import SHAPE, sharpen, tiny_llama, tiny_qwen2
+from models import SHAPE, held_by, in_dtype, sharpen, tiny_llama, tiny_qwen2
 from reads import each_executor, ids
 from transformers import (
     DynamicCache,
@@ -72,7 +73,7 @@ def test_the_gate_sees_a_wrong_geometry(
     """Planted faults: a candidate that is wrong must not pass, in any dtype."""
     rope = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0}
     rope |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 64}
-    model = tiny_llama(rope_parameters=rope).to(dtype)
+    model = in_dtype(tiny_llama(rope_parameters=rope), dtype)
     right = open_door(model).geometries[0]
     assert right is not None
     unscaled = 10000.0 ** (-torch.arange(0, 16, 2).float() / 16)
@@ -99,7 +100,10 @@ def test_changing_frequencies_are_refused() -> None:
 
 
 WINDOW = 16
-SLIDING = {"sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"]}
+SLIDING: dict[str, Any] = {
+    "sliding_window": WINDOW,
+    "layer_types": ["sliding_attention", "full_attention"],
+}
 
 
 def mistral() -> PreTrainedModel:
@@ -190,7 +194,7 @@ def test_a_stock_cache_of_windows_goes_on_as_a_plain_reading(
     stock = model(LONG, use_cache=False).logits
     door, cache = open_door(model), DynamicCache(config=model.config)
     model(LONG[:, :40], past_key_values=cache, logits_to_keep=1)
-    held = {index: (each.keys, each.values) for index, each in enumerate(cache.layers)}
+    held = held_by(cache)
     assert [keys.shape[2] for keys, _ in held.values()] == [
         40 if window is None else window - 1 for window in windows
     ]
@@ -247,7 +251,7 @@ def test_attention_that_is_more_than_softmax_is_refused_and_left_as_it_was(
     dtype: torch.dtype,
 ) -> None:
     config = GptOssConfig(**SHAPE, head_dim=16, num_local_experts=2, num_experts_per_tok=1)
-    model = sharpen(GptOssForCausalLM(config), 0).to(dtype)
+    model = in_dtype(sharpen(GptOssForCausalLM(config), 0), dtype)
     for layer in model.model.layers:
         torch.nn.init.constant_(layer.self_attn.sinks, 4.0)
     before = model.config._attn_implementation

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import Rotary, attention_at, rotary_of, seen_by_lambda, unmoved
-from reads import EXECUTORS, HALF, INV_FREQ, each_executor, each_layer, read, vectors
+from reads import EXECUTORS, HALF, INV_FREQ, close, each_executor, each_layer, read, vectors
 from torch import Tensor
 
 from kvedit.executors import Executor
@@ -19,7 +19,7 @@ from kvedit.spans import Span
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-NEAR = {"atol": 2e-5, "rtol": 0.0}
+NEAR = 2e-5
 LAYER = Layer(0, HALF, 0.5)
 
 
@@ -31,14 +31,14 @@ def test_it_equals_the_oracle(
 ) -> None:
     qkv = vectors(40, dim=dim)
     expected = attention_at(
-        *(each[0] for each in qkv),
+        qkv,
         seen_by_lambda(3, 8, 8),
         rotary_of(layer.geometry),
         layer.scaling,
         layer.softcap,
     )
     found = read(executor, LmInfiniteReading(3, 8, 8), layer, qkv, forwards)
-    torch.testing.assert_close(found[0].double(), expected, **NEAR)
+    close(found[0].double(), expected, NEAR)
 
 
 @given(
@@ -54,9 +54,9 @@ def test_any_numbers_and_chunks_equal_the_oracle(
 ) -> None:
     qkv = vectors(sum(forwards), heads=(2, 1))
     seen = seen_by_lambda(first, window, cap)
-    expected = attention_at(*(each[0] for each in qkv), seen, Rotary(INV_FREQ), 0.5)
+    expected = attention_at(qkv, seen, Rotary(INV_FREQ), 0.5)
     found = read(executor, LmInfiniteReading(first, window, cap), LAYER, qkv, forwards)
-    torch.testing.assert_close(found[0].double(), expected, **NEAR)
+    close(found[0].double(), expected, NEAR)
 
 
 @each_executor
@@ -119,9 +119,7 @@ def test_angles_are_exact_far_out(executor: Executor, place: int, allowed: float
     found = read(executor, reading, LAYER, qkv, (40, *[1] * 20))
     # the first rows see first tokens here, and none that have left the window there
     torch.testing.assert_close(found[:, :, 26:], near[:, :, 26:], atol=allowed, rtol=0)
-    expected = attention_at(
-        *(each[0] for each in qkv), seen_by_lambda(2, 24, 24), Rotary(INV_FREQ), 0.5
-    )
+    expected = attention_at(qkv, seen_by_lambda(2, 24, 24), Rotary(INV_FREQ), 0.5)
     torch.testing.assert_close(found[0, :, 26:].double(), expected[:, 26:], atol=allowed, rtol=0)
 
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import attention_at, rotary_of, seen_in_window
-from reads import EXECUTORS, HALF, each_executor, each_layer, read, vectors
+from reads import EXECUTORS, HALF, close, each_executor, each_layer, read, vectors
 
 from kvedit.executors import Executor
 from kvedit.plain import PlainReading
@@ -14,7 +14,7 @@ from kvedit.rotary import turn
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-NEAR = {"atol": 1e-5, "rtol": 0.0}
+NEAR = 1e-5
 
 
 @each_executor
@@ -25,7 +25,7 @@ def test_plain_in_pieces_equals_the_oracle_at_once(
 ) -> None:
     qkv = vectors(14, dim=dim)
     expected = attention_at(
-        *(each[0] for each in qkv),
+        qkv,
         seen_in_window(window),
         rotary_of(layer.geometry),
         layer.scaling,
@@ -33,7 +33,7 @@ def test_plain_in_pieces_equals_the_oracle_at_once(
     )
     windowed = Layer(0, layer.geometry, layer.scaling, layer.softcap, window=window)
     found = read(executor, PlainReading(), windowed, qkv, (6, 3, 1, 3, 1))
-    torch.testing.assert_close(found[0].double(), expected, **NEAR)
+    close(found[0].double(), expected, NEAR)
 
 
 @given(
@@ -48,7 +48,7 @@ def test_the_pieces_change_nothing(
     layer, qkv = Layer(0, HALF, 0.5, window=window), vectors(sum(forwards))
     once = read(executor, PlainReading(), layer, qkv, [sum(forwards)])
     found = read(executor, PlainReading(), layer, qkv, forwards)
-    torch.testing.assert_close(found, once, **NEAR)
+    close(found, once, NEAR)
 
 
 @each_executor
@@ -58,7 +58,7 @@ def test_rows_of_a_batch_do_not_touch_each_other(executor: Executor) -> None:
     for row in range(2):
         query, key, value = (each[row : row + 1] for each in both)
         alone = read(executor, PlainReading(), layer, (query, key, value), (6, 1, 2))
-        torch.testing.assert_close(found[row : row + 1], alone, **NEAR)
+        close(found[row : row + 1], alone, NEAR)
 
 
 @each_executor
@@ -81,7 +81,7 @@ def test_what_is_held_already_goes_on(executor: Executor, window: int | None, ke
     turned, some = turn(HALF, key[:, :, :6], torch.arange(6)), slice(6 - kept, 6)
     reading = PlainReading.holding(6, {0: (turned[:, :, some], value[:, :, some])}, (HALF,))
     rest = (query[:, :, 6:], key[:, :, 6:], value[:, :, 6:])
-    torch.testing.assert_close(read(executor, reading, layer, rest, (3,)), once[:, :, 6:], **NEAR)
+    close(read(executor, reading, layer, rest, (3,)), once[:, :, 6:], NEAR)
 
 
 def test_it_suits_windows_and_no_layer_that_is_refused() -> None:

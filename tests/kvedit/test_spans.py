@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reads import HALF, INTERLEAVED, vectors
+from reads import HALF, INTERLEAVED, close, vectors
 from torch import Tensor
 
 from kvedit.pages import Pages
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 GEOMETRIES = (HALF, INTERLEAVED, None)
 geometries = st.sampled_from(GEOMETRIES)
-NEAR = {"atol": 1e-5, "rtol": 0.0}
+NEAR = 1e-5
 
 
 def numbered(first: int, count: int) -> Tensor:
@@ -77,9 +77,7 @@ class Known:
         assert places == list(range(span.first, span.length))
         keys = torch.cat([self.tokens[place][0] for place in places], 2)
         values = torch.cat([self.tokens[place][1] for place in places], 2)
-        torch.testing.assert_close(
-            span.keys, turn(span.geometry, keys, torch.tensor(places)), **NEAR
-        )
+        close(span.keys, turn(span.geometry, keys, torch.tensor(places)), NEAR)
         assert torch.equal(span.values, values)
 
 
@@ -200,7 +198,7 @@ def test_when_it_is_read_changes_nothing(
         lazily.append(some_keys, some_values)
         if looked:
             assert lazily.keys.shape[2] == lazily.held
-    torch.testing.assert_close(lazily.keys, once.keys, **NEAR)
+    close(lazily.keys, once.keys, NEAR)
     assert torch.equal(lazily.values, once.values)
     assert torch.equal(once.keys, once.keys)  # a second look turns nothing
 
@@ -212,7 +210,7 @@ def test_what_is_held_may_begin_later() -> None:
     span = Span.holding(HALF, whole.keys[:, :, 4:7], value[:, :, 4:7], 4)
     assert (span.first, span.length) == (4, 7)
     span.append(key[:, :, 7:], value[:, :, 7:])
-    torch.testing.assert_close(span.keys, whole.keys[:, :, 4:], **NEAR)
+    close(span.keys, whole.keys[:, :, 4:], NEAR)
 
 
 def test_an_empty_span_can_drop_and_retract_nothing() -> None:
@@ -230,15 +228,15 @@ def test_a_set_holds_each_span_in_its_own_frame(
     _, key, value = vectors(sum(sizes))
     spans = SpanSet(Pages.of(sizes, torch.device("cpu")), geometry)
     spans.fill(key, value)
-    assert spans.fresh
+    fresh = [spans.fresh]
     parts = zip(key.split(sizes, 2), value.split(sizes, 2), strict=True)
     for index, (keys, values) in enumerate(parts):
         alone, found = Span(geometry), spans.span(index)
         alone.append(keys, values)
-        torch.testing.assert_close(found.keys, alone.keys, **NEAR)
+        close(found.keys, alone.keys, NEAR)
         assert torch.equal(found.values, values)
         assert torch.equal(spans.raw[:, :, spans.pages.bounds[index]][:, :, : sizes[index]], keys)
-    assert not spans.fresh
+    assert [*fresh, spans.fresh] == [True, False]
     assert torch.equal(spans.framed, spans.framed)
 
 

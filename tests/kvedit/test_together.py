@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
-from models import tiny_llama, tiny_qwen2
-from reads import HALF, each_executor, ids, vectors
+from models import held_by, tiny_llama, tiny_qwen2
+from reads import HALF, close, each_executor, ids, vectors
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -22,7 +22,7 @@ from kvedit.sight import Ranked, Rows
 from kvedit.spans import SpanSet
 from kvedit.together import Alone, Together
 
-NEAR = {"atol": 2e-5, "rtol": 0.0}
+NEAR = 2e-5
 STEPS = 4
 
 
@@ -89,7 +89,7 @@ def test_prompts_and_tokens_of_all_kinds_are_read_as_alone(door: Door) -> None:
         rows = together(door, pieces, readings)
         go_on(readings)
         for row, each in zip(rows, expected, strict=True):
-            torch.testing.assert_close(row, each[step], **NEAR)
+            close(row, each[step], NEAR)
 
 
 @torch.inference_mode()
@@ -103,11 +103,11 @@ def test_members_come_and_go(door: Door) -> None:
     rows = together(door, [*tokens(0, 4)[:3], late[0]], readings)
     go_on(readings)
     for place, step in enumerate((1, 1, 1, 0)):
-        torch.testing.assert_close(rows[place], expected[place][step], **NEAR)
+        close(rows[place], expected[place][step], NEAR)
     pieces = [tokens(1, 4)[0], tokens(0, 4)[3]]
     rows = together(door, pieces, [members[0][1], members[3][1]])
-    torch.testing.assert_close(rows[0], expected[0][2], **NEAR)
-    torch.testing.assert_close(rows[1], expected[3][1], **NEAR)
+    close(rows[0], expected[0][2], NEAR)
+    close(rows[1], expected[3][1], NEAR)
 
 
 @torch.inference_mode()
@@ -117,15 +117,14 @@ def test_a_stock_cache_goes_on_as_a_plain_reading(door: Door) -> None:
     cache, untouched = (DynamicCache(config=model.config) for _ in range(2))
     for each in (cache, untouched):
         model(prompt, past_key_values=each, logits_to_keep=1)
-    held = {i: (x.keys, x.values) for i, x in enumerate(cache.layers)}
-    reading, other = PlainReading.holding(40, held, door.geometries), groups(10)
+    reading, other = PlainReading.holding(40, held_by(cache), door.geometries), groups(10)
     door.forward(ids(60, 14), other)
     go_on([other])
     for step in range(STEPS):
         pieces = tokens(step, 2)
         expected = model(pieces[0], past_key_values=untouched, logits_to_keep=1).logits[:, -1]
         row, _ = together(door, pieces, [reading, other])
-        torch.testing.assert_close(row, expected, **NEAR)
+        close(row, expected, NEAR)
 
 
 class Broken(PlainReading):
@@ -158,7 +157,7 @@ def test_a_reading_that_fails_is_named_and_disturbs_nobody(door: Door, unreadabl
         logits, failed = door.together(tokens(step, 4), readings)
         assert list(failed) == [1]
         for place in (0, 2, 3):
-            torch.testing.assert_close(logits[place], expected[place][step + 1], **NEAR)
+            close(logits[place], expected[place][step + 1], NEAR)
 
 
 @pytest.fixture

@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -5,7 +7,8 @@ from hypothesis import strategies as st
 from kvedit.visibility import Visibility, beyond, causal, everything, first, within
 
 numbers = st.integers(0, 12)
-PARTS = {
+Seen = Callable[[int, int, int], bool]  # by row, token and number
+PARTS: dict[str, tuple[Visibility | Callable[[int], Visibility], Seen]] = {
     "causal": (causal, lambda row, token, number: token <= row),
     "within": (within, lambda row, token, number: row - token < number),
     "beyond": (beyond, lambda row, token, number: row - token >= number),
@@ -32,7 +35,7 @@ def test_what_all_parts_show_is_seen(parts: list[tuple[str, int]], rows: list[in
     expected = torch.tensor(
         [[all(PARTS[n][1](row, j, k) for n, k in parts) for j in range(2, 14)] for row in rows]
     )
-    assert torch.equal(torch.ones(expected.shape, dtype=bool) if mask is None else mask, expected)
+    assert torch.equal(torch.ones_like(expected) if mask is None else mask, expected)
 
 
 @given(

@@ -7,9 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import tiny_llama, tiny_qwen2
+from models import in_dtype, tiny_llama, tiny_qwen2
 from oracles import PineOracle, rotary_of
-from reads import HALF, Vectors, each_executor, each_layer, read, vectors
+from reads import HALF, Vectors, close, each_executor, each_layer, read, vectors
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -21,7 +21,7 @@ from kvedit.reading import Layer, LayerKind
 from pine.reading import PineReading
 from pine.segments import Segments
 
-NEAR = {"atol": 2e-5, "rtol": 0.0}
+NEAR = 2e-5
 LAYER = Layer(0, HALF, 0.5)
 
 # prefix, documents, suffix in prefill, suffix token by token
@@ -69,7 +69,7 @@ def test_it_equals_the_oracle(
     oracle = PineOracle(prefix, lengths, rotary, layer.scaling, layer.softcap)
     expected = oracle.attention(*(each[0] for each in qkv))
     found = read_prompt(executor, segments, qkv, layer)
-    torch.testing.assert_close(found[0].double(), expected, **NEAR)
+    close(found[0].double(), expected, NEAR)
 
 
 def test_small_blocks_change_nothing_but_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +131,7 @@ DOCUMENTS = [(4, 5, 6, 7), (9, 8), (4, 5, 6), (9, 8), (30,) * 40]
 def test_permuting_documents_leaves_logits_bitwise_equal(
     executor: Executor, build: Callable[[], PreTrainedModel], dtype: torch.dtype
 ) -> None:
-    door = open_door(build().to(dtype), executor)
+    door = open_door(in_dtype(build(), dtype), executor)
     assert door.refusal is None
     expected = run(door, DOCUMENTS)
     for order in itertools.islice(itertools.permutations(DOCUMENTS), 1, 120, 17):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
-from models import tiny_llama, tiny_qwen2
+from models import in_dtype, tiny_llama, tiny_qwen2
 from reads import ids
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -81,7 +81,7 @@ def check(
 def test_models_go_on_as_after_a_lone_prompt(
     watched: list[int], build: Callable[[], PreTrainedModel], dtype: torch.dtype, near: float
 ) -> None:
-    own = open_door(build().to(dtype), CpuExecutor())
+    own = open_door(in_dtype(build(), dtype), CpuExecutor())
     assert own.refusal is None
     watched.clear()
     together, alone = ([PineReading(each, explain=True) for each in PROMPTS] for _ in range(2))

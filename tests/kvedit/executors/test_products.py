@@ -3,7 +3,7 @@
 import pytest
 import torch
 from hypothesis import given, settings
-from reads import HALF, SCALING, read, vectors
+from reads import HALF, SCALING, close, read, vectors
 from scenes import Scene, scenes
 
 from kvedit.executors import blocks, products
@@ -18,7 +18,7 @@ from kvedit.visibility import first, within
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-NEAR = {"atol": 3e-5, "rtol": 0.0}
+NEAR = 3e-5
 LAYER = Layer(0, HALF, SCALING)
 
 
@@ -27,7 +27,7 @@ LAYER = Layer(0, HALF, SCALING)
 def test_products_read_what_is_specified(scene: Scene) -> None:
     found = products.read(scene.layer, scene.query, scene.rows())
     expected = TorchExecutor().read(scene.layer, scene.query, [scene.rows()])
-    torch.testing.assert_close(found, expected, **NEAR)
+    close(found, expected, NEAR)
 
 
 @given(scene=scenes())
@@ -37,7 +37,7 @@ def test_rows_in_small_blocks_are_the_same_rows(scene: Scene) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks.row_blocks, "__defaults__", (1,))
         pieces = products.read(scene.layer, scene.query, scene.rows())
-    torch.testing.assert_close(pieces, whole, **NEAR)
+    close(pieces, whole, NEAR)
 
 
 def test_a_set_in_small_blocks_is_the_same_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,7 +45,7 @@ def test_a_set_in_small_blocks_is_the_same_set(monkeypatch: pytest.MonkeyPatch) 
     whole = read(CpuExecutor(), RankedSet(4, (9, 14, 6)), LAYER, qkv, (41, 1))
     monkeypatch.setattr(blocks.row_blocks, "__defaults__", (1,))
     pieces = read(CpuExecutor(), RankedSet(4, (9, 14, 6)), LAYER, qkv, (41, 1))
-    torch.testing.assert_close(pieces, whole, **NEAR)
+    close(pieces, whole, NEAR)
 
 
 @pytest.mark.parametrize(
@@ -66,4 +66,4 @@ def test_one_span_may_be_seen_in_part(visible: object) -> None:
     rows = Rows(slice(0, 3), 6, (Sight(span, visible=visible),))  # type: ignore[arg-type]
     found = products.read(LAYER, query[:, :, :3], rows)
     expected = TorchExecutor().read(LAYER, query[:, :, :3], [rows])
-    torch.testing.assert_close(found, expected, **NEAR)
+    close(found, expected, NEAR)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import PineOracle, rotary_of
-from reads import HALF, SCALING, each_executor, each_layer, read, vectors
+from reads import HALF, SCALING, close, each_executor, each_layer, read, vectors
 
 from kvedit.executors import Executor
 from kvedit.executors.cases import RankedSet
@@ -18,7 +18,7 @@ from kvedit.visibility import beyond, causal
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-NEAR = {"atol": 2e-5, "rtol": 0.0}
+NEAR = 2e-5
 LAYER = Layer(0, HALF, SCALING)
 
 
@@ -28,7 +28,7 @@ def test_a_ranked_set_equals_the_oracle(layer: Layer, dim: int) -> None:
     oracle = PineOracle(2, list(sizes), rotary_of(layer.geometry), layer.scaling, layer.softcap)
     expected = oracle.attention(*(each[0] for each in qkv))
     found = read(TorchExecutor(), RankedSet(2, sizes), layer, qkv, (24, 1, 1))
-    torch.testing.assert_close(found[0].double(), expected, **NEAR)
+    close(found[0].double(), expected, NEAR)
 
 
 def test_what_sees_nothing_of_a_span_reads_the_others() -> None:
@@ -57,7 +57,7 @@ def test_mass_is_the_log_of_each_spans_weight_without_positions(
     scores = query.double() @ keys.transpose(-1, -2) * SCALING
     expected = torch.stack([part.logsumexp(-1) for part in scores.split(sizes, -1)], -1)
     found = executor.mass(LAYER, query, spans)
-    torch.testing.assert_close(found.double(), expected, **NEAR)
+    close(found.double(), expected, NEAR)
 
 
 @each_executor
@@ -72,7 +72,7 @@ def test_every_weight_by_which_rows_rank_is_told(executor: Executor) -> None:
     executor.read(LAYER, query[:, :, 12:], [Rows(slice(0, 3), 12, sights)])
     lengths = torch.tensor((5, 4, 3))
     expected = TorchExecutor().mass(LAYER, query[:, :, 12:], spans).softmax(-1) / lengths
-    torch.testing.assert_close(torch.cat(told, 2), expected, **NEAR)
+    close(torch.cat(told, 2), expected, NEAR)
 
 
 @each_executor
@@ -96,4 +96,4 @@ def test_rows_of_a_batch_do_not_touch_each_other(executor: Executor) -> None:
     for row in range(2):
         query, key, value = (each[row : row + 1] for each in both)
         alone = read(executor, RankedSet(2, (5, 4, 3)), LAYER, (query, key, value), (17, 1, 1))
-        torch.testing.assert_close(found[row : row + 1], alone, **NEAR)
+        close(found[row : row + 1], alone, NEAR)

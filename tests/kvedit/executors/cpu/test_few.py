@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 from hypothesis import given, settings
-from reads import HALF, INTERLEAVED, SCALING, read, vectors
+from reads import HALF, INTERLEAVED, SCALING, close, read, vectors
 from scenes import Look, Scene, scenes
 
 from kvedit.executors.cases import RankedSet
@@ -25,7 +25,7 @@ from kvedit.visibility import causal
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-NEAR = {"atol": 3e-5, "rtol": 0.0}
+NEAR = 3e-5
 LAYER = Layer(0, HALF, SCALING)
 
 
@@ -43,7 +43,7 @@ def test_a_few_rows_read_what_is_specified(scene: Scene) -> None:
     rows = scene.rows()
     if few.fits(scene.layer, scene.query, rows):
         expected = TorchExecutor().read(scene.layer, scene.query, [scene.rows()])
-        torch.testing.assert_close(loop(scene), expected, **NEAR)
+        close(loop(scene), expected, NEAR)
     else:
         assert scene.ranked, "only a set's table of angles has an end"
 
@@ -53,7 +53,7 @@ def test_a_few_rows_read_what_is_specified(scene: Scene) -> None:
 def test_the_executor_reads_any_rows_as_specified(scene: Scene) -> None:
     found = CpuExecutor().read(scene.layer, scene.query, [scene.rows()])
     expected = TorchExecutor().read(scene.layer, scene.query, [scene.rows()])
-    torch.testing.assert_close(found, expected, **NEAR)
+    close(found, expected, NEAR)
 
 
 @pytest.mark.parametrize("count", range(1, MOST_ROWS + 1))
@@ -66,7 +66,7 @@ def test_what_is_read_is_cached_where_it_belongs(count: int) -> None:
     for one, other in zip(rows.sights, expected.sights, strict=True):
         assert isinstance(one, Sight) and isinstance(other, Sight)
         assert not one.span._pending
-        torch.testing.assert_close(one.span.keys, other.span.keys, **NEAR)
+        close(one.span.keys, other.span.keys, NEAR)
         assert torch.equal(one.span.values, other.span.values)
 
 
@@ -74,7 +74,7 @@ def test_more_fresh_tokens_than_the_loop_writes_are_written_before() -> None:
     look = Look("still", "everything", False, 20, MOST_ROWS + 2, 0, 5, 0)
     scene = Scene(LAYER, 8, 1, 60, 9, (look,))
     expected = TorchExecutor().read(LAYER, scene.query, [scene.rows()])
-    torch.testing.assert_close(loop(scene), expected, **NEAR)
+    close(loop(scene), expected, NEAR)
 
 
 def reads(case: Sequence[tuple[int, ...]], layer: Layer) -> list[torch.Tensor]:
@@ -115,7 +115,7 @@ def test_a_set_far_out_is_read_by_others_or_right(place: int) -> None:
     scene = Scene(LAYER, 8, 3, place, 4, (), (9, 5, 7), 2)
     found = CpuExecutor().read(LAYER, scene.query, [scene.rows()])
     expected = TorchExecutor().read(LAYER, scene.query, [scene.rows()])
-    torch.testing.assert_close(found, expected, **NEAR)
+    close(found, expected, NEAR)
 
 
 def test_several_batch_rows_decode_by_products() -> None:
@@ -125,7 +125,7 @@ def test_several_batch_rows_decode_by_products() -> None:
     assert not few.fits(LAYER, query, rows[0])
     found = read(CpuExecutor(), RankedSet(2, (3, 4)), LAYER, qkv, (9, 1, 1))
     expected = read(TorchExecutor(), RankedSet(2, (3, 4)), LAYER, qkv, (9, 1, 1))
-    torch.testing.assert_close(found, expected, **NEAR)
+    close(found, expected, NEAR)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -154,4 +154,4 @@ def test_a_ring_that_has_dropped_tokens_is_read_from_its_oldest() -> None:
         own.append(key[:, :, 29:], value[:, :, 29:])
         rows = Rows(slice(0, 1), 29, (Sight(ring), Sight(own, 29, causal)))
         outputs.append(executor.read(LAYER, query[:, :, 29:], [rows]))
-    torch.testing.assert_close(*outputs, **NEAR)
+    close(outputs[0], outputs[1], NEAR)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reads import HALF, INTERLEAVED, SCALING, read, vectors
+from reads import HALF, INTERLEAVED, SCALING, close, read, vectors
 from scenes import Look, geometries
 from torch import Tensor
 
@@ -22,11 +22,11 @@ from kvedit.executors.torch import TorchExecutor
 from kvedit.pages import Pages
 from kvedit.reading import Layer
 from kvedit.rotary import RotaryGeometry
-from kvedit.sight import Ranked, Rows, Sight
+from kvedit.sight import Ranked, Rows, Sight, Sights
 from kvedit.spans import SpanSet
 from kvedit.visibility import first
 
-NEAR = {"atol": 4e-5, "rtol": 0.0}
+NEAR = 4e-5
 LAYER = Layer(0, HALF, SCALING)
 LAYERS = [
     pytest.param(LAYER, id="half"),
@@ -68,7 +68,8 @@ def test_a_set_is_read_as_specified(
         monkeypatch.setattr(joint, "_groups", each_alone)
     if how == "row by row":
         monkeypatch.setattr(groups, "BUDGET", 1)
-    torch.testing.assert_close(*both(prefix, sizes, layer), **NEAR)
+    found, expected = both(prefix, sizes, layer)
+    close(found, expected, NEAR)
 
 
 @given(
@@ -82,7 +83,8 @@ def test_a_set_is_read_as_specified(
 def test_any_set_is_read_as_specified(
     prefix: int, sizes: list[int], geometry: RotaryGeometry | None, softcap: float | None, dim: int
 ) -> None:
-    torch.testing.assert_close(*both(prefix, sizes, Layer(0, geometry, 0.5, softcap), dim), **NEAR)
+    found, expected = both(prefix, sizes, Layer(0, geometry, 0.5, softcap), dim)
+    close(found, expected, NEAR)
 
 
 def run(looks: Sequence[Look], sizes: Sequence[int], end: int) -> list[Rows]:
@@ -93,7 +95,7 @@ def run(looks: Sequence[Look], sizes: Sequence[int], end: int) -> list[Rows]:
     others = [look.sight(LAYER, 8, 1, 10 + place) for place, look in enumerate(looks)]
     found, begin = list[Rows](), 0
     for own, size in enumerate(sizes):
-        sights = (*others, Ranked(spans, end, own))
+        sights: Sights = (*others, Ranked(spans, end, own))
         found.append(Rows(slice(begin, begin + size), end - size, sights))
         begin += size
     return found
@@ -125,7 +127,7 @@ def test_spans_that_stand_still_are_seen_from_all_of_them(
     assert joint.fits(run(looks, sizes, end))
     found = CpuExecutor().read(LAYER, query, run(looks, sizes, end))
     expected = TorchExecutor().read(LAYER, query, run(looks, sizes, end))
-    torch.testing.assert_close(found, expected, **NEAR)
+    close(found, expected, NEAR)
 
 
 @pytest.mark.parametrize("fault", ["one span less", "seen in part", "away", "seen by one alone"])
@@ -150,14 +152,14 @@ def test_other_rows_around_a_set_are_read_as_specified(fault: str) -> None:
     assert not joint.fits(made())
     query = vectors(9 if fault == "one span less" else 12, 4)[0]
     found = CpuExecutor().read(LAYER, query, made())
-    torch.testing.assert_close(found, TorchExecutor().read(LAYER, query, made()), **NEAR)
+    close(found, TorchExecutor().read(LAYER, query, made()), NEAR)
 
 
 def test_positions_beyond_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     _, expected = both(3, (30, 20, 41), LAYER)
     monkeypatch.setattr(rotary, "TABLE_REACH", 50)
     found, _ = both(3, (30, 20, 41), LAYER)
-    torch.testing.assert_close(found, expected, **NEAR)
+    close(found, expected, NEAR)
 
 
 def test_a_long_span_does_not_read_what_lies_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,5 +198,5 @@ def test_what_nobody_reads_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> N
         layer = Layer(index, HALF, SCALING, tail=tail)
         outputs.append(read(CpuExecutor(), RankedSet(2, (5, 4, 3)), layer, qkv, (18,)))
     assert asked == [0]
-    torch.testing.assert_close(outputs[1][:, :, -4:], outputs[0][:, :, -4:], **NEAR)
-    torch.testing.assert_close(outputs[2][:, :, -5:], outputs[0][:, :, -5:], **NEAR)
+    close(outputs[1][:, :, -4:], outputs[0][:, :, -4:], NEAR)
+    close(outputs[2][:, :, -5:], outputs[0][:, :, -5:], NEAR)

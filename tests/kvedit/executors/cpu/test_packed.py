@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import PineOracle, rotary_of
-from reads import HALF, Looker, Vectors, each_layer, vectors
+from reads import HALF, Looker, Vectors, close, each_layer, vectors
 from scenes import geometries
 from torch import Tensor
 
@@ -24,7 +24,7 @@ from kvedit.rotary import RotaryGeometry
 from kvedit.sight import Ranked, Rows, Sight
 from kvedit.together import Alone, Together
 
-NEAR = {"atol": 2e-5, "rtol": 0.0}
+NEAR = 2e-5
 Cut = tuple[int, tuple[int, ...], int]  # tokens of prefix, each span, suffix
 
 CUTS: list[Cut] = [
@@ -114,7 +114,7 @@ def test_each_equals_the_oracle(watched: Watched, layer: Layer, dim: int) -> Non
         rotary = rotary_of(layer.geometry)
         oracle = PineOracle(prefix, list(spans), rotary, layer.scaling, layer.softcap)
         expected = oracle.attention(*(each[0] for each in piece))
-        torch.testing.assert_close(own[0].double(), expected, **NEAR)
+        close(own[0].double(), expected, NEAR)
 
 
 @given(
@@ -148,7 +148,7 @@ def test_any_company_reads_as_each_alone(
             for layer, qkv, side in zip(layers, qkvs, found, strict=True):
                 for reading, piece, own in zip(alone, split(qkv, sizes), side, strict=True):
                     each = Alone(reading, CpuExecutor()).read(layer, *piece)  # type: ignore[arg-type]
-                    torch.testing.assert_close(own, each, **NEAR)
+                    close(own, each, NEAR)
         assert passes.layers == [0, 1]
 
 
@@ -169,7 +169,7 @@ def test_others_in_the_forward_read_on_their_own(watched: Watched) -> None:
     assert watched.layers == [0]
     for reading, piece, own in zip(cast(), split(qkv, sizes), found, strict=True):
         expected = Alone(reading, CpuExecutor()).read(layer, *piece)  # type: ignore[arg-type]
-        torch.testing.assert_close(own, expected, **NEAR)
+        close(own, expected, NEAR)
 
 
 @pytest.mark.parametrize("where", ["read", "__init__"])
@@ -190,7 +190,7 @@ def test_a_pass_that_fails_is_done_without(
     for layer, qkv, side in zip(layers, qkvs, found, strict=True):
         for reading, piece, own in zip(alone, split(qkv, sizes), side, strict=True):
             expected = Alone(reading, CpuExecutor()).read(layer, *piece)  # type: ignore[arg-type]
-            torch.testing.assert_close(own, expected, **NEAR)
+            close(own, expected, NEAR)
 
 
 class Failing(ByLayer):
@@ -215,7 +215,7 @@ def test_a_member_that_fails_disturbs_nobody(watched: Watched) -> None:
         for place, piece in enumerate(split(qkv, sizes)):
             expected = Alone(alone[place], CpuExecutor()).read(layer, *piece)  # type: ignore[arg-type]
             if place != 1 or not layer.index:
-                torch.testing.assert_close(found[place], expected, **NEAR)
+                close(found[place], expected, NEAR)
     assert watched.layers == [0]
 
 
@@ -245,7 +245,7 @@ def test_members_are_told_their_weights_alone(watched: Watched) -> None:
     assert watched.layers == [0]
     for one, other, piece in zip(side, alone, split(qkv, sizes), strict=True):
         Alone(other, CpuExecutor()).read(layer, *piece)  # type: ignore[arg-type]
-        torch.testing.assert_close(torch.cat(one.weights, 2), torch.cat(other.weights, 2), **NEAR)
+        close(torch.cat(one.weights, 2), torch.cat(other.weights, 2), NEAR)
 
 
 def test_only_a_whole_prompt_that_nobody_has_read_is_a_member() -> None:
