@@ -151,7 +151,7 @@ class _Slots:
 
     @classmethod
     def of(cls, room: Room, device: torch.device) -> _Slots:
-        """Number the slots of a room."""
+        """Return the slots of a room, numbered."""
         sizes = [room.longest] * room.spans + [room.suffix, room.prefix]
         counts = torch.tensor(sizes, device=device)
         spans = torch.arange(len(sizes), device=device)

@@ -7,7 +7,7 @@ from reads import HALF, SCALING, read, vectors
 from scenes import Scene, scenes
 
 from kvedit.executors import blocks, products
-from kvedit.executors.choice import RankedSet
+from kvedit.executors.cases import RankedSet
 from kvedit.executors.cpu.executor import CpuExecutor
 from kvedit.executors.torch import TorchExecutor
 from kvedit.plain import PlainReading

@@ -13,7 +13,7 @@ from reads import HALF, Looker, Vectors, each_layer, vectors
 from scenes import geometries
 from torch import Tensor
 
-from kvedit.executors.choice import RankedSet
+from kvedit.executors.cases import RankedSet
 from kvedit.executors.cpu import packed
 from kvedit.executors.cpu.executor import CpuExecutor
 from kvedit.executors.cpu.packed import PromptPack
