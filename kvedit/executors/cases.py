@@ -55,22 +55,32 @@ def outputs(executor: Executor, case: str, shape: Shape) -> Iterator[Tensor]:
     case  one of `CASES`
     """
     make, forwards = CASES[case]
-    reading = make()
-    generator, group = torch.Generator().manual_seed(SEED), shape.heads // shape.kv_heads
-    kv_heads = min(shape.kv_heads, MOST_HEADS)
+    reading, generator = make(), torch.Generator().manual_seed(SEED)
     for count in forwards:
-        query, key, value = (
-            # scores of some size, so that spans differ in weight by more than rounding
-            (scale * torch.randn(1, heads, count, shape.dim, generator=generator))
-            .to(shape.dtype)
-            .to(shape.device)
-            for heads, scale in (
-                (kv_heads * group, 2 / shape.layer.scaling / shape.dim**0.5),
-                (kv_heads, 1),
-                (kv_heads, 1),
-            )
-        )
+        query, key, value = _vectors(shape, count, generator)
         yield executor.read(shape.layer, query, reading.rows(shape.layer, key, value))
+
+
+def masses(executor: Executor, shape: Shape) -> Tensor:
+    """Return how an executor weighs a random set, [1, heads, query, spans]."""
+    sizes = (5, 9, 1, 30)
+    query, key, value = _vectors(shape, sum(sizes), torch.Generator().manual_seed(SEED))
+    spans = SpanSet(Pages.of(sizes, key.device), shape.layer.geometry)
+    spans.fill(key, value)
+    return executor.mass(shape.layer, query, spans)
+
+
+def _vectors(shape: Shape, count: int, generator: torch.Generator) -> list[Tensor]:
+    """Return random queries, keys and values of a layer."""
+    kv_heads, group = min(shape.kv_heads, MOST_HEADS), shape.heads // shape.kv_heads
+    # scores of some size, so that spans differ in weight by more than rounding
+    scale = 2 / shape.layer.scaling / shape.dim**0.5
+    return [
+        (factor * torch.randn(1, heads, count, shape.dim, generator=generator))
+        .to(shape.dtype)
+        .to(shape.device)
+        for heads, factor in ((kv_heads * group, scale), (kv_heads, 1), (kv_heads, 1))
+    ]
 
 
 class RankedSet:

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from kvedit.executors import Executor
-from kvedit.executors.cases import CASES, Shape, outputs
+from kvedit.executors import Executor, cpu
+from kvedit.executors.cases import CASES, Shape, masses, outputs
 from kvedit.executors.torch import TorchExecutor
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ def _refusal(make: Callable[[], Executor], shapes: Sequence[Shape]) -> str | Non
     """Return why an executor is not used for layers of these kinds, or None."""
     for shape in shapes:
         try:
-            reason = difference(make(), shape)
+            reason = _unable(shape) or difference(make(), shape)
         except Exception as error:
             return f"it fails with {type(error).__name__}: {error}"
         if reason is not None:
@@ -74,17 +75,27 @@ def _refusal(make: Callable[[], Executor], shapes: Sequence[Shape]) -> str | Non
     return None
 
 
+def _unable(shape: Shape) -> str | None:
+    """Return why a layer's device has nothing but the specification for it, or None."""
+    return cpu.refusal(shape.dtype) if shape.device.type == "cpu" else None
+
+
 @torch.inference_mode()
 def difference(executor: Executor, shape: Shape) -> str | None:
     """Return in what an executor differs from the specification by more than rounding, or None."""
-    own, single = (torch.finfo(dtype).eps for dtype in (shape.dtype, torch.float32))
-    allowed = max(ROUNDINGS * own, FLOAT_ROUNDINGS * single)
+    both = (executor, TorchExecutor())
     for what in CASES:
-        found, expected = (
-            torch.cat(list(outputs(each, what, shape)), 2).double()
-            for each in (executor, TorchExecutor())
-        )
-        off = float((found - expected).abs().max())
-        if not off <= allowed * float(expected.abs().max()):
+        read = (torch.cat(list(outputs(each, what, shape)), 2) for each in both)
+        if (off := _off(shape.dtype, *read)) is not None:
             return f"what it reads of {what} is off by {off:.1g}"
-    return None
+    off = _off(shape.dtype, *(masses(each, shape) for each in both))
+    return None if off is None else f"how it weighs a set is off by {off:.1g}"
+
+
+def _off(dtype: torch.dtype, found: Tensor, expected: Tensor) -> float | None:
+    """Return the greatest difference if it is more than rounding."""
+    own, single = (torch.finfo(each).eps for each in (dtype, torch.float32))
+    allowed = max(ROUNDINGS * own, FLOAT_ROUNDINGS * single)
+    exact = expected.double()
+    off = float((found.double() - exact).abs().max())
+    return None if off <= allowed * float(exact.abs().max()) else off

@@ -72,12 +72,14 @@ def test_layers_do_not_share_their_caches(executor: Executor) -> None:
 
 
 @each_executor
-def test_what_is_held_already_goes_on(executor: Executor) -> None:
-    layer, qkv = Layer(0, HALF, 0.5), vectors(9)
+@pytest.mark.parametrize(("window", "kept"), [(None, 6), (4, 6), (4, 3)])
+def test_what_is_held_already_goes_on(executor: Executor, window: int | None, kept: int) -> None:
+    """All of it, or what a window still shows of it: the next token sees the last three."""
+    layer, qkv = Layer(0, HALF, 0.5, window=window), vectors(9)
     once = read(executor, PlainReading(), layer, qkv, (6, 3))
     query, key, value = qkv
-    turned = turn(HALF, key[:, :, :6], torch.arange(6))
-    reading = PlainReading.holding({0: (turned, value[:, :, :6])}, (HALF,))
+    turned, some = turn(HALF, key[:, :, :6], torch.arange(6)), slice(6 - kept, 6)
+    reading = PlainReading.holding(6, {0: (turned[:, :, some], value[:, :, some])}, (HALF,))
     rest = (query[:, :, 6:], key[:, :, 6:], value[:, :, 6:])
     torch.testing.assert_close(read(executor, reading, layer, rest, (3,)), once[:, :, 6:], **NEAR)
 

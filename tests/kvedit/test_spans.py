@@ -205,6 +205,16 @@ def test_when_it_is_read_changes_nothing(
     assert torch.equal(once.keys, once.keys)  # a second look turns nothing
 
 
+def test_what_is_held_may_begin_later() -> None:
+    _, key, value = vectors(9)
+    whole = Span(HALF)
+    whole.append(key, value)
+    span = Span.holding(HALF, whole.keys[:, :, 4:7], value[:, :, 4:7], 4)
+    assert (span.first, span.length) == (4, 7)
+    span.append(key[:, :, 7:], value[:, :, 7:])
+    torch.testing.assert_close(span.keys, whole.keys[:, :, 4:], **NEAR)
+
+
 def test_an_empty_span_can_drop_and_retract_nothing() -> None:
     span = Span(None)
     span.drop(0)

@@ -10,7 +10,7 @@ from pathlib import Path
 BITS = """
 import hashlib
 import torch
-from kvedit.executors.choice import CASES, Shape, outputs
+from kvedit.executors.cases import CASES, Shape, outputs
 from kvedit.executors.cpu.executor import CpuExecutor
 from kvedit.reading import Layer
 from kvedit.rotary import RotaryGeometry
