@@ -60,7 +60,7 @@ def ranked(rows: Rows) -> Ranked:
 
 
 def whole_set(rows: Sequence[Rows]) -> bool:
-    """Return whether these are all spans of one set, ranked once each, beside what all see whole."""
+    """Return whether these are all spans of one set, ranked once each, and what all see whole."""
     first, spans = rows[0].sights, ranked(rows[0]).spans
     others = [sight for sight in first if isinstance(sight, Sight)]
     shown = all(sight.fixed and sight.visible is everything for sight in others)

@@ -1,13 +1,14 @@
 """What the kernels are made of: turned queries, scores, and the running softmax over one span.
 
-Keys are read as cached, in their document's frame. A query row is held in float32 as the two
-members of its rotary pairs; for each document it is turned by its distance from the document's
-start, rounded once to the keys' dtype, and multiplied. Scores are in base 2 inside, logarithms of
-weights natural outside. Flash attention: Dao, arXiv 2307.08691, section 3.1.
+Keys are read as cached, in their span's frame. A query row is held in float32 as the two members
+of its rotary pairs; for each span it is turned by its distance from the frame's origin, rounded
+once to the keys' dtype, and multiplied. Scores are in base 2 inside, logarithms of weights natural
+outside. Flash attention: Dao, arXiv 2307.08691, section 3.1.
 
     rows, keys   tokens in a tile of queries and of keys: powers of two, at least 16
     dim, width   dimensions of a head, and the power of two, at least 16, that holds them
     turning      rotary pairs that turn; 0 for a layer without positions
+    far          whether a distance may be as great as `TABLE_REACH`, where angles are exact
     interpreted  whether the interpreter runs it: there, and only there, a product of bfloat16
                  multiplies bits, and a cast to it cuts off instead of rounding
 
@@ -18,8 +19,17 @@ structures.
 
 from __future__ import annotations
 
+from math import pi
+
 import triton  # type: ignore[import-not-found,import-untyped,unused-ignore]
 import triton.language as tl  # type: ignore[import-not-found,import-untyped,unused-ignore]
+
+from kvedit.executors.gpu import layout
+from kvedit.rotary import TABLE_REACH
+
+LN_2 = tl.constexpr(0.6931471805599453)
+REACH = tl.constexpr(TABLE_REACH)
+TURNS = tl.constexpr(2.0**64 / (2 * pi))  # in a radian, if a turn is what int64 overflows by
 
 
 @triton.jit
@@ -41,6 +51,77 @@ def dot(left, right, interpreted: tl.constexpr):
     if interpreted:
         right = right.to(tl.float32)
     return tl.dot(left, right, input_precision="ieee")
+
+
+@triton.jit
+def begin(
+    record,
+    at: tl.constexpr,
+    batch_at: tl.constexpr,
+    head_at: tl.constexpr,
+    batch,
+    kv_head,
+    there,
+    dtype: tl.constexpr,
+):
+    """Return where a record's keys, or values, begin for a key head; anything if it is not there.
+
+    at, batch_at, head_at  the fields that say so (see `layout`)
+    """
+    first = tl.load(record + at, mask=there, other=0).to(tl.pointer_type(dtype))
+    first += batch * tl.load(record + batch_at, mask=there, other=0)
+    return first + kv_head * tl.load(record + head_at, mask=there, other=0)
+
+
+@triton.jit
+def hinted(address):
+    """Tell the compiler that whole vectors of 16 bytes lie from an address on."""
+    return tl.multiple_of(address, 16)
+
+
+@triton.jit
+def piece_of(record, part, piece: tl.constexpr):
+    """Return the span of a piece, its first token among the buffer's, and its tokens."""
+    number = part - tl.load(record + layout.PIECE)
+    listed = tl.load(record + layout.LISTED)
+    line = listed.to(tl.pointer_type(tl.int32)) + 3 * number
+    inside = listed != 0
+    first = number * piece
+    rest = tl.minimum(tl.load(record + layout.HELD) - first, piece)
+    span = tl.load(line, mask=inside, other=0)
+    first = tl.where(inside, tl.load(line + 1, mask=inside, other=0).to(tl.int64), first)
+    count = tl.where(inside, tl.load(line + 2, mask=inside, other=0), rest.to(tl.int32))
+    return span, first, count
+
+
+@triton.jit
+def distances(record, span, batch, head, row, real):
+    """Return how far rows are from the origin of a span's frame, [rows] int64."""
+    starts = tl.load(record + layout.STARTS)
+    at = starts.to(tl.pointer_type(tl.int64)) + batch * tl.load(record + layout.STARTS_BATCH)
+    at += span * tl.load(record + layout.STARTS_SPAN)
+    rows = head * tl.load(record + layout.STARTS_HEAD) + row * tl.load(record + layout.STARTS_ROW)
+    start = tl.load(at + rows, mask=real & (starts != 0), other=0)
+    step = tl.load(record + layout.DISTANCE_STEP)
+    return tl.load(record + layout.DISTANCE) + row * step - start
+
+
+@triton.jit
+def bounds(record, row, real, first, count):
+    """Return which tokens of a piece rows see: the first one, and the one after the last, int32.
+
+    first, count  the piece's first token among those that are held, and its tokens
+    """
+    counts = tl.load(record + layout.COUNTS)
+    most = tl.load(record + layout.MOST)
+    at = counts.to(tl.pointer_type(tl.int64)) + row
+    most = tl.minimum(tl.load(at, mask=real & (counts != 0), other=1 << 40), most)
+    lower = tl.load(record + layout.LOWER) + row * tl.load(record + layout.LOWER_STEP)
+    upper = tl.load(record + layout.UPPER) + row * tl.load(record + layout.UPPER_STEP)
+    upper = tl.minimum(upper, most) - first
+    lower = tl.minimum(tl.maximum(lower - first, 0), count)
+    upper = tl.minimum(tl.maximum(upper, 0), count)
+    return lower.to(tl.int32), upper.to(tl.int32)
 
 
 @triton.jit
@@ -97,6 +178,25 @@ def frequencies(inv_freq, width: tl.constexpr, turning: tl.constexpr):
 
 
 @triton.jit
+def angles(distance, frequency, far: tl.constexpr):
+    """Return the angles of distances in tokens, int64, as `RotaryGeometry.phases` has them.
+
+    distance   [rows, 1] or [1, 1]
+    frequency  [pairs]
+    returns    [rows, pairs] or [1, pairs] float32
+
+    A float32 product is off by half a milliradian at 8,192 radians, as the model was trained with.
+    From `TABLE_REACH` on, fractions of a turn are multiplied as integers, which overflow exactly.
+    """
+    found = distance.to(tl.float32) * frequency[None, :]
+    if far:
+        turns = (frequency.to(tl.float64) * TURNS).to(tl.int64)
+        exact = (distance * turns[None, :]).to(tl.float32) * (1 / TURNS)
+        found = tl.where(tl.abs(distance) < REACH, found, exact)
+    return found
+
+
+@triton.jit
 def turned(one, other, angle, turning: tl.constexpr):
     """Turn pairs by angles in radians (RoFormer, eq. 34)."""
     if turning != 0:
@@ -134,11 +234,11 @@ def read(
     query,
     key,
     value,
-    stride,
     begin,
     stop,
     count,
-    limit,
+    lower,
+    upper,
     cap,
     order,
     dim: tl.constexpr,
@@ -152,17 +252,18 @@ def read(
 
     maximum, total, output  [rows], [rows], [rows, width]: the state so far, base 2, not normalised
     query                   [rows, width] turned to the span's frame
-    key, value, stride      the span's first token, and numbers from one token to the next
+    key, value              the span's first token; the others follow, `dim` numbers each
     count                   tokens in the span; nothing is loaded beyond
-    limit                   [rows], the last key that each row sees; looked at if `masked`
+    lower, upper            [rows], the first key that each row sees, and the one after the last;
+                            looked at if `masked`
     order                   [width], dimensions of a key as they lie in the query
     """
     dtype: tl.constexpr = value.dtype.element_ty
     dims = tl.arange(0, width)
     for first in range(begin, stop, keys):
         at = first + tl.arange(0, keys)
-        key_at = key + at[None, :] * stride + order[:, None]
-        value_at = value + at[:, None] * stride + dims[None, :]
+        key_at = key + at[None, :] * dim + order[:, None]
+        value_at = value + at[:, None] * dim + dims[None, :]
         if masked:
             inside = at < count
             block = tl.load(key_at, mask=inside[None, :] & (order < dim)[:, None], other=0.0)
@@ -174,7 +275,8 @@ def read(
             numbers = tl.load(value_at, mask=(dims < dim)[None, :], other=0.0)
         product = bounded(dot(query, block, interpreted), cap, capped)
         if masked:
-            product = tl.where(at[None, :] <= limit[:, None], product, -float("inf"))
+            seen = (at[None, :] >= lower[:, None]) & (at[None, :] < upper[:, None])
+            product = tl.where(seen, product, -float("inf"))
         highest = tl.maximum(maximum, tl.max(product, 1))
         anchor = highest
         if masked:  # a row that has seen nothing yet: subtract 0, and every weight is exp2(-inf)
