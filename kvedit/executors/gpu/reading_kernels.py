@@ -91,7 +91,8 @@ def read_jointly(
         keys_from = tl.where(inside, key + shift + slot, keys_from)
         values_from = tl.where(inside, value + shift + slot, values_from)
         if aligned:
-            keys_from, values_from = tiles.hinted(keys_from), tiles.hinted(values_from)
+            keys_from = tl.multiple_of(keys_from, 16)  # bytes: whole vectors are loaded
+            values_from = tl.multiple_of(values_from, 16)
         stop = tl.where(span == own, tl.minimum(first + rows, count), count)
         whole = tl.where(span == own, first, count) // keys * keys  # seen by all rows
         upper = tl.where(span == own, token + 1, count)
@@ -184,7 +185,8 @@ def read_sights(
         keys_from += first * dim
         values_from += first * dim
         if aligned:
-            keys_from, values_from = tiles.hinted(keys_from), tiles.hinted(values_from)
+            keys_from = tl.multiple_of(keys_from, 16)  # bytes: whole vectors are loaded
+            values_from = tl.multiple_of(values_from, 16)
         # from `begin` to before `whole` all rows see all keys, if all see those that come first
         begin = tl.min(tl.where(real, lower, count)) // keys * keys
         stop = tl.max(tl.where(real, upper, 0))

@@ -5,7 +5,7 @@ Spans lie in buffers of their own: a record says where (see `layout`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -60,15 +60,17 @@ class Records:
         place  position of the first row; the others follow
         query  [batch, heads, query, dim] of the rows
         """
-        rows, kept, far, aligned = list[list[int]](), list[Tensor](), False, True
+        rows, kept, far, whole = list[list[int]](), list[Tensor](), False, True
         pieces = spans = tokens = 0
         for sight in sights:
             if isinstance(sight, Placed):
                 record, given = _placed(sight, place), [sight.appears]
                 sizes, count = sight.tiling.pages.sizes, len(sight.tiling.pieces)
+                buffers = (sight.spans.framed, sight.spans.values)
             else:
                 record, given = _standing(sight, place, query)
                 sizes, count = (record[layout.HELD],), -(-record[layout.HELD] // tiling.PIECE)
+                buffers = (sight.span.keys, sight.span.values)
             if not count:
                 continue
             record[layout.PIECE] = pieces
@@ -76,11 +78,11 @@ class Records:
             kept += given
             pieces, spans, tokens = pieces + count, spans + len(sizes), tokens + sum(sizes)
             far = far or _is_far(record, query.shape[2])
-            aligned = aligned and _is_aligned(record, query)
+            whole = whole and all(aligned(each) for each in buffers)
         table = torch.tensor(rows, dtype=torch.int64).view(-1, layout.FIELDS.value)
         # not blocking: the GPU may still be busy with the layer before
         table = table.to(query.device, non_blocking=True)
-        return cls(table, pieces, spans, tokens, far, aligned, kept)
+        return cls(table, pieces, spans, tokens, far, whole, kept)
 
 
 def _standing(sight: Sight, place: int, query: Tensor) -> tuple[list[int], list[Tensor]]:
@@ -147,22 +149,28 @@ def _buffers(keys: Tensor, values: Tensor, query: Tensor) -> list[int]:
     return record
 
 
+def _is_far(record: list[int], rows: int) -> bool:
+    """Return whether some of the rows may be far; what a tensor of starts says is not looked at."""
+    if record[layout.STARTS] and not record[layout.LISTED]:
+        return True
+    last = record[layout.DISTANCE] + record[layout.DISTANCE_STEP] * (rows - 1)
+    return bool(max(abs(record[layout.DISTANCE]), abs(last)) >= TABLE_REACH)
+
+
 def in_rows(tokens: Tensor) -> bool:
     """Return whether tokens follow one another, [batch, kv_heads, kv, dim], without a gap."""
     _, _, count, dim = tokens.shape
     return (count < 2 or tokens.stride(2) == dim) and tokens.stride(3) == 1
 
 
-def _is_far(record: Sequence[int], rows: int) -> bool:
-    """Return whether some of the rows may be far; what a tensor of starts says is not looked at."""
-    if record[layout.STARTS] and not record[layout.LISTED]:
-        return True
-    last = record[layout.DISTANCE] + record[layout.DISTANCE_STEP] * (rows - 1)
-    return max(abs(record[layout.DISTANCE]), abs(last)) >= TABLE_REACH
+def alike(one: Tensor, other: Tensor) -> bool:
+    """Return whether two tensors of one shape lie alike; how far apart a single row is, is free."""
+    strides = zip(one.shape, one.stride(), other.stride(), strict=True)
+    return one.shape == other.shape and all(n < 2 or a == b for n, a, b in strides)
 
 
-def _is_aligned(record: Sequence[int], query: Tensor) -> bool:
-    size = query.element_size()
-    strides = [query.shape[3], *record[layout.KEYS_BATCH : layout.HELD]]
-    addresses = record[layout.KEYS : layout.VALUES + 1]
-    return not any(each % VECTOR for each in (*addresses, *(size * each for each in strides)))
+def aligned(tokens: Tensor) -> bool:
+    """Return whether all tokens, [batch, kv_heads, kv, dim], can be loaded by whole vectors."""
+    strides = [n for size, n in zip(tokens.shape[:3], tokens.stride()[:3], strict=True) if size > 1]
+    steps = (tokens.element_size() * each for each in (tokens.shape[3], *strides))
+    return not any(each % VECTOR for each in (tokens.data_ptr(), *steps))

@@ -74,12 +74,6 @@ def begin(
 
 
 @triton.jit
-def hinted(address):
-    """Tell the compiler that whole vectors of 16 bytes lie from an address on."""
-    return tl.multiple_of(address, 16)
-
-
-@triton.jit
 def piece_of(record, part, piece: tl.constexpr):
     """Return the span of a piece, its first token among the buffer's, and its tokens."""
     number = part - tl.load(record + layout.PIECE)

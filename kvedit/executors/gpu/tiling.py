@@ -70,8 +70,8 @@ class Tiling:
             for span, size in enumerate(sizes)
             for at in range(0, size, PIECE)
         ]
-        columns = _on(pages, [list(sizes), slots, before])
-        return cls(pages, *columns.unbind(), _on(pages, pieces))
+        lengths, first_slot, first_token = _on(pages, [sizes, slots, before])
+        return cls(pages, lengths, first_slot, first_token, _on(pages, pieces))
 
     def tiles(self, rows: int) -> Tensor:
         """Return the tiles in which all spans ask, [2, tiles]: the span, and its first token."""
