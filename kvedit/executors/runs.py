@@ -60,12 +60,16 @@ def ranked(rows: Rows) -> Ranked:
 
 
 def whole_set(rows: Sequence[Rows]) -> bool:
-    """Return whether these are all spans of one set, ranked once each, and what all see whole."""
-    first, spans = rows[0].sights, ranked(rows[0]).spans
-    others = [sight for sight in first if isinstance(sight, Sight)]
-    shown = all(sight.fixed and sight.visible is everything for sight in others)
+    """Return whether these are a whole set's spans, ranked once each, beside what all see whole."""
+    spans = ranked(rows[0]).spans
+    whole = all(
+        sight.fixed and sight.visible is everything
+        for each in rows
+        for sight in each.sights
+        if isinstance(sight, Sight)
+    )
     return (
-        shown
+        whole
         and [ranked(each).own for each in rows] == list(range(len(spans.pages.sizes)))
         and all(_shown(each) == _shown(rows[0]) for each in rows)
     )

@@ -80,11 +80,11 @@ def read_jointly(
         count = tl.load(lengths + span, mask=inside, other=held)
         away = tl.load(record + layout.DISTANCE, mask=span < 0, other=0)
         away = tl.where(inside, end - tl.load(starts + span, mask=inside, other=0), away)
-        keys_from = tiles.begin(
+        keys_from = layout.begin(
             record, layout.KEYS, layout.KEYS_BATCH, layout.KEYS_HEAD, batch, kv_head, span < 0,
             dtype,
         )  # fmt: skip
-        values_from = tiles.begin(
+        values_from = layout.begin(
             record, layout.VALUES, layout.VALUES_BATCH, layout.VALUES_HEAD, batch, kv_head,
             span < 0, dtype,
         )  # fmt: skip
@@ -172,13 +172,13 @@ def read_sights(
     for part in range(split * per_split, tl.minimum((split + 1) * per_split, pieces)):
         sight = tl.sum((begins <= part).to(tl.int32)) - 1
         record = records + sight * layout.FIELDS
-        span, first, count = tiles.piece_of(record, part, piece)
-        distance = tiles.distances(record, span, batch, head, row, real)
-        lower, upper = tiles.bounds(record, row, real, first, count)
-        keys_from = tiles.begin(
+        span, first, count = layout.piece_of(record, part, piece)
+        distance = layout.distances(record, span, batch, head, row, real)
+        lower, upper = layout.bounds(record, row, real, first, count)
+        keys_from = layout.begin(
             record, layout.KEYS, layout.KEYS_BATCH, layout.KEYS_HEAD, batch, kv_head, True, dtype
         )
-        values_from = tiles.begin(
+        values_from = layout.begin(
             record, layout.VALUES, layout.VALUES_BATCH, layout.VALUES_HEAD, batch, kv_head, True,
             dtype,
         )  # fmt: skip

@@ -24,7 +24,6 @@ from math import pi
 import triton  # type: ignore[import-not-found,import-untyped,unused-ignore]
 import triton.language as tl  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
-from kvedit.executors.gpu import layout
 from kvedit.rotary import TABLE_REACH
 
 LN_2 = tl.constexpr(0.6931471805599453)
@@ -51,71 +50,6 @@ def dot(left, right, interpreted: tl.constexpr):
     if interpreted:
         right = right.to(tl.float32)
     return tl.dot(left, right, input_precision="ieee")
-
-
-@triton.jit
-def begin(
-    record,
-    at: tl.constexpr,
-    batch_at: tl.constexpr,
-    head_at: tl.constexpr,
-    batch,
-    kv_head,
-    there,
-    dtype: tl.constexpr,
-):
-    """Return where a record's keys, or values, begin for a key head; anything if it is not there.
-
-    at, batch_at, head_at  the fields that say so (see `layout`)
-    """
-    first = tl.load(record + at, mask=there, other=0).to(tl.pointer_type(dtype))
-    first += batch * tl.load(record + batch_at, mask=there, other=0)
-    return first + kv_head * tl.load(record + head_at, mask=there, other=0)
-
-
-@triton.jit
-def piece_of(record, part, piece: tl.constexpr):
-    """Return the span of a piece, its first token among the buffer's, and its tokens."""
-    number = part - tl.load(record + layout.PIECE)
-    listed = tl.load(record + layout.LISTED)
-    line = listed.to(tl.pointer_type(tl.int32)) + 3 * number
-    inside = listed != 0
-    first = number * piece
-    rest = tl.minimum(tl.load(record + layout.HELD) - first, piece)
-    span = tl.load(line, mask=inside, other=0)
-    first = tl.where(inside, tl.load(line + 1, mask=inside, other=0).to(tl.int64), first)
-    count = tl.where(inside, tl.load(line + 2, mask=inside, other=0), rest.to(tl.int32))
-    return span, first, count
-
-
-@triton.jit
-def distances(record, span, batch, head, row, real):
-    """Return how far rows are from the origin of a span's frame, [rows] int64."""
-    starts = tl.load(record + layout.STARTS)
-    at = starts.to(tl.pointer_type(tl.int64)) + batch * tl.load(record + layout.STARTS_BATCH)
-    at += span * tl.load(record + layout.STARTS_SPAN)
-    rows = head * tl.load(record + layout.STARTS_HEAD) + row * tl.load(record + layout.STARTS_ROW)
-    start = tl.load(at + rows, mask=real & (starts != 0), other=0)
-    step = tl.load(record + layout.DISTANCE_STEP)
-    return tl.load(record + layout.DISTANCE) + row * step - start
-
-
-@triton.jit
-def bounds(record, row, real, first, count):
-    """Return which tokens of a piece rows see: the first one, and the one after the last, int32.
-
-    first, count  the piece's first token among those that are held, and its tokens
-    """
-    counts = tl.load(record + layout.COUNTS)
-    most = tl.load(record + layout.MOST)
-    at = counts.to(tl.pointer_type(tl.int64)) + row
-    most = tl.minimum(tl.load(at, mask=real & (counts != 0), other=1 << 40), most)
-    lower = tl.load(record + layout.LOWER) + row * tl.load(record + layout.LOWER_STEP)
-    upper = tl.load(record + layout.UPPER) + row * tl.load(record + layout.UPPER_STEP)
-    upper = tl.minimum(upper, most) - first
-    lower = tl.minimum(tl.maximum(lower - first, 0), count)
-    upper = tl.minimum(tl.maximum(upper, 0), count)
-    return lower.to(tl.int32), upper.to(tl.int32)
 
 
 @triton.jit
