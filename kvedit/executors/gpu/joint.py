@@ -25,7 +25,7 @@ def read(
     standing  what all see whole, where it is
     returns   [batch, heads, tokens, dim]
     """
-    (batch, heads, _, dim), spans, sizes = query.shape, asked.spans, tiling.pages.sizes
+    (batch, heads, _, dim), spans, sizes = query.shape, asked.spans, tiling.sizes
     framed, values = spans.framed, spans.values
     assert in_rows(framed) and alike(framed, values), "one stride is for both"
     appears = ranked_jointly(layer, query, asked, tiling)

@@ -52,7 +52,7 @@ def read_jointly(
     One program per (tile, head, batch). Row t of a span of n tokens stands at end - n + t: once
     turned by t, it needs one turn more per span, by end - n - start, the same for all its rows.
     """
-    head, batch = tl.program_id(1), tl.program_id(2).to(tl.int64)
+    head, batch = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
     own, first = tl.load(tile_span + tl.program_id(0)), tl.load(tile_first + tl.program_id(0))
     size = tl.load(lengths + own)
     token = first + tl.arange(0, rows)
@@ -152,7 +152,7 @@ def read_sights(
     """
     split, splits = tl.program_id(1), tl.num_programs(1)
     batch = (tl.program_id(2) // kv_heads).to(tl.int64)
-    kv_head = tl.program_id(2) % kv_heads
+    kv_head = (tl.program_id(2) % kv_heads).to(tl.int64)
     index = tl.program_id(0) * rows + tl.arange(0, rows)
     real = index < group * length
     head, row = kv_head * group + index // length, (index % length).to(tl.int64)

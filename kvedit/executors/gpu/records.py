@@ -65,7 +65,7 @@ class Records:
         for sight in sights:
             if isinstance(sight, Placed):
                 record, given = _placed(sight, place), [sight.appears]
-                sizes, count = sight.tiling.pages.sizes, len(sight.tiling.pieces)
+                sizes, count = sight.tiling.sizes, len(sight.tiling.pieces)
                 buffers = (sight.spans.framed, sight.spans.values)
             else:
                 record, given = _standing(sight, place, query)

@@ -46,14 +46,17 @@ class Tile:
 class Tiling:
     """The cut of one set of spans, the same for all layers and decode steps; int32 on the device.
 
-    lengths      [spans] tokens
+    sizes        tokens of each span
+    lengths      [spans] the same
     first_slot   [spans] where each span's keys begin among the slots
     first_token  [spans] where its queries begin, if all spans ask one after the other
     pieces       [pieces, 3] span, first slot, and tokens: spans of 300 and 10 tokens at slots 0 and
                  320 are 0 0 256, 0 256 44, 1 320 10
+
+    It does not hold the pages: an executor keeps it for as long as somebody else does.
     """
 
-    pages: Pages
+    sizes: tuple[int, ...]
     lengths: Tensor
     first_slot: Tensor
     first_token: Tensor
@@ -70,20 +73,21 @@ class Tiling:
             for span, size in enumerate(sizes)
             for at in range(0, size, PIECE)
         ]
-        lengths, first_slot, first_token = _on(pages, [sizes, slots, before])
-        return cls(pages, lengths, first_slot, first_token, _on(pages, pieces))
+        device = pages.lengths.device
+        lengths, first_slot, first_token = _on(device, [sizes, slots, before])
+        return cls(sizes, lengths, first_slot, first_token, _on(device, pieces))
 
     def tiles(self, rows: int) -> Tensor:
         """Return the tiles in which all spans ask, [2, tiles]: the span, and its first token."""
         if rows not in self.asking:
-            spans = enumerate(self.pages.sizes)
+            spans = enumerate(self.sizes)
             tiles = [(span, at) for span, size in spans for at in range(0, size, rows)]
-            self.asking[rows] = _on(self.pages, tiles).T.contiguous()
+            self.asking[rows] = _on(self.lengths.device, tiles).T.contiguous()
         return self.asking[rows]
 
 
-def _on(pages: Pages, rows: Sequence[Sequence[int]]) -> Tensor:
-    return torch.tensor(rows, dtype=torch.int32, device=pages.lengths.device)
+def _on(device: torch.device, rows: Sequence[Sequence[int]]) -> Tensor:
+    return torch.tensor(rows, dtype=torch.int32, device=device)
 
 
 def shared_memory(device: torch.device) -> int:

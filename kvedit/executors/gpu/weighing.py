@@ -19,7 +19,7 @@ SHARES = 4096  # numbers that one program holds when it sums what spans give eac
 def mass(layer: Layer, query: Tensor, spans: SpanSet, tiling: Tiling) -> Tensor:
     """Return the natural log of each span's weight (see `kvedit.executors.Executor`)."""
     (batch, heads, length, dim), (_, kv_heads, _, _) = query.shape, spans.raw.shape
-    sizes, group = tiling.pages.sizes, heads // kv_heads
+    sizes, group = tiling.sizes, heads // kv_heads
     logs = query.new_empty((batch, heads, length, len(sizes)), dtype=torch.float32)
     tile = Tile.of(query, group * length, sum(sizes) // len(sizes))
     tiles = triton.cdiv(group * length, tile.rows)
@@ -37,10 +37,10 @@ def mass(layer: Layer, query: Tensor, spans: SpanSet, tiling: Tiling) -> Tensor:
 
 def ranked_apart(layer: Layer, query: Tensor, sight: Ranked, tiling: Tiling) -> Tensor:
     """Return where spans start for rows that rank each for itself: [..., query, spans] int64."""
-    weight = importance(mass(layer, query, sight.spans, tiling), tiling.pages.lengths)
+    weight = importance(mass(layer, query, sight.spans, tiling), sight.spans.pages.lengths)
     if sight.told is not None:
         sight.told(weight)
-    return starts(nearest_first(weight), tiling.pages.lengths, sight.end)
+    return starts(nearest_first(weight), sight.spans.pages.lengths, sight.end)
 
 
 def ranked_jointly(layer: Layer, query: Tensor, sight: Ranked, tiling: Tiling) -> Tensor:
@@ -50,7 +50,7 @@ def ranked_jointly(layer: Layer, query: Tensor, sight: Ranked, tiling: Tiling) -
 
     The asking span itself is nearest.
     """
-    (batch, heads, tokens, _), spans = query.shape, len(tiling.pages.sizes)
+    (batch, heads, tokens, _), spans = query.shape, len(tiling.sizes)
     weight = query.new_empty((batch, heads, spans, spans), dtype=torch.float32)
     if spans > 2:
         width = power_of_two(spans)
@@ -62,4 +62,4 @@ def ranked_jointly(layer: Layer, query: Tensor, sight: Ranked, tiling: Tiling) -
         )  # fmt: skip
     else:  # with two there is one other, and nothing to sort
         weight.zero_().diagonal(dim1=-2, dim2=-1).fill_(torch.inf)
-    return starts(nearest_first(weight), tiling.pages.lengths, sight.end)
+    return starts(nearest_first(weight), sight.spans.pages.lengths, sight.end)

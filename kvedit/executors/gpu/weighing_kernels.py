@@ -1,4 +1,4 @@
-"""Kernels that weigh spans: what PINE's importance is made from, and ranks are."""
+"""Kernels that weigh spans, positions left out: what ranks are made from."""
 # mypy: disable-error-code="no-untyped-def,untyped-decorator,no-untyped-call,no-any-return,misc"
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def weigh(
     logs  [batch, heads, query, spans] float32
     """
     batch = (tl.program_id(2) // kv_heads).to(tl.int64)
-    kv_head = tl.program_id(2) % kv_heads
+    kv_head = (tl.program_id(2) % kv_heads).to(tl.int64)
     index = tl.program_id(0) * rows + tl.arange(0, rows)
     real = index < group * length
     head, row = kv_head * group + index // length, (index % length).to(tl.int64)
