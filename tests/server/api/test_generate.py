@@ -10,7 +10,7 @@ import pytest
 from server.chunk import Chunk
 from server.engines.scripted import Answer, Scripted
 from server.errors import EngineError
-from server.job import Job
+from server.job import Work
 
 Client = Callable[..., Awaitable[httpx.AsyncClient]]
 
@@ -127,7 +127,7 @@ async def test_the_stages_that_ran_are_shown(client: Client) -> None:
         said = events(reply)[-1] if "stream" in body else reply.json()
         assert said["evenhand"]["stages"] == [stage]
         assert said["model"] == "pocket"
-    assert all(job.reading is not None for job in engine.jobs)
+    assert all(work.reading is not None for work in engine.works)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ async def test_deterministic_is_asked_for(client: Client, asked: object, runs: b
     chat = {"messages": [{"role": "user", "content": "Q"}]}
     for path, body in ((COMPLETIONS, {"prompt": "Q"}), (CHAT, chat)):
         assert (await http.post(path, json={**body, **field})).status_code == 200
-    assert [job.deterministic for job in engine.jobs] == [runs, runs]
+    assert [work.deterministic for work in engine.works] == [runs, runs]
 
 
 @pytest.mark.parametrize(("asked", "runs"), [(None, True), (False, False)])
@@ -152,7 +152,7 @@ async def test_order_free_requests_are_deterministic(
     body = {"prompt": "Q", "documents": ["x"], "stages": [{"stage": "pine"}]}
     reply = await http.post(COMPLETIONS, json={**body, "deterministic": asked})
     assert reply.status_code == 200
-    assert [job.deterministic for job in engine.jobs] == [runs]
+    assert [work.deterministic for work in engine.works] == [runs]
 
 
 async def test_stages_of_the_name_come_after_those_of_the_body(client: Client) -> None:
@@ -179,7 +179,7 @@ class Failing(Scripted):
         super().__init__([])
         self.error = error
 
-    async def _stream(self, job: Job) -> AsyncIterator[Chunk]:
+    async def _stream(self, work: Work) -> AsyncIterator[Chunk]:
         yield Chunk(0, "a")
         raise self.error
 

@@ -19,8 +19,8 @@ from transformers import (
 from kvedit.hf import open_door
 from pocket import WEIGHTS
 from server.engines.hf import HfEngine
-from server.engines.hf.forward import Prefill, Stock
-from server.job import Job, Sampling
+from server.engines.hf.forward import Prefill, StockForward
+from server.job import Sampling, Work
 from server.prompt import ChatPrompt, Message, Part, TextPrompt, TokenPrompt
 
 PROMPTS = ["The quick", "yes or no? A B C", "é", "lazy dog. " * 12]
@@ -106,7 +106,7 @@ def test_logits_are_generates_to_the_last_bit(
 ) -> None:
     ids = tokenizer.encode("lazy dog. " * 12)
     _, logits = generated(stock, ids, eos_token_id=None, max_new_tokens=40, do_sample=False)
-    forward = Stock(open_door(engine.model), Prefill(engine.model, 1))
+    forward = StockForward(open_door(engine.model), Prefill(engine.model, 1))
     with torch.inference_mode():
         row = forward.read(torch.tensor([ids]), 1)[:, -1]
         for expected in logits:
@@ -142,12 +142,10 @@ def test_the_embedded_model_equals_generate() -> None:
     stock = AutoModelForCausalLM.from_pretrained(WEIGHTS, dtype=torch.float32)
     engine = HfEngine.load(WEIGHTS, name="pocket")
     ids = tuple(range(20, 60))
-    job = Job(
-        "pocket", Sampling(max_tokens=64, temperature=0, ignore_eos=True), (TokenPrompt(ids),)
-    )
+    work = Work((TokenPrompt(ids),), Sampling(max_tokens=64, temperature=0, ignore_eos=True))
 
     async def run() -> list[int]:
-        chunks = [chunk async for chunk in await engine.generate(job)]
+        chunks = [chunk async for chunk in await engine.generate(work)]
         await engine.close()
         return tokens(chunks)
 
