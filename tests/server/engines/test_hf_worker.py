@@ -12,6 +12,8 @@ from pine.reading import Pine
 from pocket import WEIGHTS
 from server.engines.hf import HfEngine
 from server.engines.hf import engine as engine_module
+from server.engines.hf import worker as worker_module
+from server.engines.hf.worker import Turn
 from server.errors import EngineError
 from server.job import Job, Part, Sampling, TextPrompt
 
@@ -47,9 +49,10 @@ class Watch:
 async def quiet(watch: Watch) -> int:
     """Wait until no more steps are taken; return how many there were."""
     count = -1
-    while count != len(watch.steps):
-        count = len(watch.steps)
-        await asyncio.sleep(0.05)
+    async with asyncio.timeout(20):
+        while count != len(watch.steps):
+            count = len(watch.steps)
+            await asyncio.sleep(0.05)
     return count
 
 
@@ -163,6 +166,51 @@ async def test_an_error_is_one_requests_own(make_engine, caplog):
     assert (await drain(good))[-1].finish_reason == "length"
     assert engine.alive
     assert (await drain(await engine.generate(job("fox", SHORT))))[-1].usage is not None
+
+
+def several(count: int, reader=None, **options: bool) -> Job:
+    """Return a job of so many prompts that never end."""
+    asked = job("fox", ENDLESS, reader, **options)
+    return asked.but(prompts=asked.prompts * count)
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+@pytest.mark.parametrize("limit", [1, 8])
+async def test_when_one_choice_fails_the_others_stop(make_engine, limit: int, deterministic: bool):
+    engine, made = make_engine(active_limit=limit), []
+
+    def reader(segments, shelf):
+        made.append(Plain() if made else Broken())
+        return made[-1]
+
+    watch = Watch(engine.model)
+    stream = await engine.generate(several(4, reader, deterministic=deterministic))
+    watch.go.set()
+    with pytest.raises(EngineError, match="RuntimeError"):
+        await drain(stream)
+    # a prompt and a token each, and what was begun; `stream` still listens, as a slow client does
+    assert await quiet(watch) <= 4 * 3
+    assert len(made) == 4
+    del stream
+
+
+async def test_what_waits_of_a_cancelled_request_never_gets_a_turn(make_engine, monkeypatch):
+    turns: list[Turn] = []
+
+    def turn(*parts) -> Turn:
+        turns.append(Turn(*parts))
+        return turns[-1]
+
+    monkeypatch.setattr(worker_module, "Turn", turn)
+    engine = make_engine(active_limit=2)
+    watch = Watch(engine.model)
+    other = await engine.generate(job("dog", SHORT, deterministic=True))
+    many = await engine.generate(several(50))
+    await many.aclose()
+    watch.go.set()
+    assert (await drain(other))[-1].finish_reason == "length"
+    assert await quiet(watch) <= SHORT.max_tokens + 2
+    assert len(turns) == 2
 
 
 async def test_beyond_the_limit_sequences_wait_their_turn(make_engine):
