@@ -1,16 +1,21 @@
 """Completions and chat as a client sees them, around a scripted engine."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
+from server.app import create_app
 from server.chunk import Chunk
 from server.engines.scripted import Answer, Scripted
 from server.errors import EngineError
 from server.job import Work
+from server.protocol import sse
+from server.settings import Settings
 
 Client = Callable[..., Awaitable[httpx.AsyncClient]]
 
@@ -210,6 +215,75 @@ async def test_places_are_given_back_whatever_happens(client: Client) -> None:
             assert reply.status_code != 429
     refused = await http.post(COMPLETIONS, json={"prompt": "x", "model": "gpt"})
     assert refused.status_code == 404
+
+
+class Silent(Scripted):
+    """Says nothing, neither whether it takes a job nor, where it does, what it answers."""
+
+    def __init__(self, takes: bool) -> None:
+        super().__init__([])
+        self._takes = takes
+        self.asked = asyncio.Event()
+
+    async def generate(self, job: Job) -> AsyncIterator[Chunk]:
+        if self._takes:
+            return self._nothing()
+        return await self._never()
+
+    async def _nothing(self) -> AsyncIterator[Chunk]:
+        yield await self._never()
+
+    async def _never(self) -> Any:
+        self.asked.set()
+        await asyncio.Event().wait()
+
+
+async def hang_up(
+    app: FastAPI, stream: bool, leave: asyncio.Event, send: Callable[[Any], Awaitable[None]]
+) -> None:
+    """Ask for a completion, and leave when told."""
+    body = json.dumps({"prompt": "x", "stream": stream}).encode()
+    coming = iter([{"type": "http.request", "body": body}])
+
+    async def receive() -> dict[str, Any]:
+        if (message := next(coming, None)) is not None:
+            return message
+        await leave.wait()
+        return {"type": "http.disconnect"}
+
+    scope = {"type": "http", "method": "POST", "path": COMPLETIONS, "headers": []}
+    async with asyncio.timeout(5):
+        await app({**scope, "query_string": b""}, receive, send)
+
+
+@pytest.mark.parametrize("takes", [True, False])
+@pytest.mark.parametrize("stream", [True, False])
+async def test_clients_that_hang_up_before_the_first_chunk_leave_no_place_taken(
+    takes: bool, stream: bool
+) -> None:
+    engine = Silent(takes)
+    app = create_app(Settings(), engine)
+
+    async def send(message: Any) -> None:
+        assert message.get("status") in (None, 200, 499)
+
+    async with app.router.lifespan_context(app):
+        for _ in range(app.state.settings.queue_limit + 1):
+            engine.asked.clear()
+            await hang_up(app, stream, engine.asked, send)
+            assert engine.asked.is_set()
+            assert app.state.admission.running == 0
+
+
+async def test_silence_in_a_stream_lasts_as_long_as_the_operator_says() -> None:
+    app, heard = create_app(Settings(keep_alive_seconds=0.02), Silent(takes=True)), asyncio.Event()
+
+    async def send(message: Any) -> None:
+        if message.get("body") == sse.KEEP_ALIVE:
+            heard.set()
+
+    async with app.router.lifespan_context(app):
+        await hang_up(app, True, heard, send)
 
 
 @pytest.mark.parametrize(

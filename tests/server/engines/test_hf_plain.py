@@ -1,6 +1,7 @@
 """The stock path against transformers' own generate: the same tokens, the same bits."""
 
 import asyncio
+import copy
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -151,3 +152,26 @@ def test_the_embedded_model_equals_generate() -> None:
 
     stock.generation_config.eos_token_id = None
     assert asyncio.run(run()) == generate(stock, ids, max_new_tokens=64, do_sample=False)
+
+
+@pytest.mark.parametrize("source", ["generation_config", "config", "tokenizer"])
+def test_an_answer_ends_wherever_its_end_is_named(ask, make_model, tokenizer, source):
+    said = tokens(ask("The quick", max_tokens=20, ignore_eos=True))
+    place = next(place for place in range(3, 20) if said[place] not in said[:place])
+    model, words = make_model(), copy.deepcopy(tokenizer)
+    model.generation_config.eos_token_id = model.config.eos_token_id = words.eos_token = None
+    if source == "tokenizer":
+        words.eos_token = words.convert_ids_to_tokens(said[place])
+    else:
+        getattr(model, source).eos_token_id = [1, said[place]]
+    engine = HfEngine(model, words, name="tiny")
+    asked = Job("tiny", Sampling(max_tokens=20, temperature=0), (TextPrompt((Part("The quick"),)),))
+
+    async def run():
+        chunks = [chunk async for chunk in await engine.generate(asked)]
+        await engine.close()
+        return chunks
+
+    chunks = asyncio.run(run())
+    assert tokens(chunks) == said[: place + 1]
+    assert chunks[-1].finish_reason == "stop"

@@ -24,6 +24,9 @@ from pocket import WEIGHTS
 from server.chunk import Chunk
 from server.engines.hf import HfEngine
 from server.engines.hf import engine as engine_module
+from server.engines.hf import worker as worker_module
+from server.engines.hf.sequence import Sequence as HfSequence
+from server.engines.hf.worker import Running, Ticket
 from server.errors import EngineError
 from server.job import ReadingSpec, Sampling, Work
 from server.prompt import Part, TextPrompt
@@ -62,9 +65,10 @@ class Watch:
 async def quiet(watch: Watch) -> int:
     """Wait until no more steps are taken; return how many there were."""
     count = -1
-    while count != len(watch.steps):
-        count = len(watch.steps)
-        await asyncio.sleep(0.05)
+    async with asyncio.timeout(20):
+        while count != len(watch.steps):
+            count = len(watch.steps)
+            await asyncio.sleep(0.05)
     return count
 
 
@@ -183,6 +187,55 @@ async def test_an_error_is_one_requests_own(
     assert (await drain(good))[-1].finish_reason == "length"
     assert engine.alive
     assert (await drain(await engine.generate(work("fox", SHORT))))[-1].usage is not None
+
+
+def several(count: int, reading: ReadingSpec | None = None, *, deterministic: bool = False) -> Work:
+    """Return work of so many prompts that never end."""
+    asked = work("fox", ENDLESS, reading, deterministic=deterministic)
+    return replace(asked, prompts=asked.prompts * count)
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+@pytest.mark.parametrize("limit", [1, 8])
+async def test_when_one_choice_fails_the_others_stop(
+    make_engine: MakeEngine, through: Through, limit: int, deterministic: bool
+) -> None:
+    engine, made = make_engine(active_limit=limit), list[PlainReading]()
+
+    def build(segments: Segments | None, shelf: Shelf | None) -> PlainReading:
+        made.append(PlainReading() if made else Broken())
+        return made[-1]
+
+    watch = Watch(engine.model)
+    stream = await engine.generate(several(4, through(build), deterministic=deterministic))
+    watch.go.set()
+    with pytest.raises(EngineError, match="RuntimeError"):
+        await drain(stream)
+    # a prompt and a token each, and what was begun; `stream` still listens, as a slow client does
+    assert await quiet(watch) <= 4 * 3
+    assert len(made) == 4
+    del stream
+
+
+async def test_what_waits_of_a_cancelled_request_never_runs(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[Running] = []
+
+    def running(ticket: Ticket, sequence: HfSequence) -> Running:
+        ran.append(Running(ticket, sequence))
+        return ran[-1]
+
+    monkeypatch.setattr(worker_module, "Running", running)
+    engine = make_engine(active_limit=2)
+    watch = Watch(engine.model)
+    other = await engine.generate(work("dog", SHORT, deterministic=True))
+    many = await engine.generate(several(50))
+    await many.aclose()
+    watch.go.set()
+    assert (await drain(other))[-1].finish_reason == "length"
+    assert await quiet(watch) <= SHORT.max_tokens + 2
+    assert len(ran) == 2
 
 
 async def test_beyond_the_limit_sequences_wait_their_turn(make_engine: MakeEngine) -> None:
