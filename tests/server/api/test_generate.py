@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from starlette.types import Message, Send
 
 from server.app import create_app
 from server.chunk import Chunk
@@ -218,29 +219,29 @@ async def test_places_are_given_back_whatever_happens(client: Client) -> None:
 
 
 class Silent(Scripted):
-    """Says nothing, neither whether it takes a job nor, where it does, what it answers."""
+    """Says nothing, neither whether it takes work nor, where it does, what it answers."""
 
     def __init__(self, takes: bool) -> None:
         super().__init__([])
         self._takes = takes
         self.asked = asyncio.Event()
 
-    async def generate(self, job: Job) -> AsyncIterator[Chunk]:
+    async def generate(self, work: Work) -> AsyncIterator[Chunk]:
         if self._takes:
             return self._nothing()
-        return await self._never()
+        await self._wait_for_ever()
+        raise AssertionError
 
     async def _nothing(self) -> AsyncIterator[Chunk]:
-        yield await self._never()
+        await self._wait_for_ever()
+        yield Chunk(0)
 
-    async def _never(self) -> Any:
+    async def _wait_for_ever(self) -> None:
         self.asked.set()
         await asyncio.Event().wait()
 
 
-async def hang_up(
-    app: FastAPI, stream: bool, leave: asyncio.Event, send: Callable[[Any], Awaitable[None]]
-) -> None:
+async def hang_up(app: FastAPI, stream: bool, leave: asyncio.Event, send: Send) -> None:
     """Ask for a completion, and leave when told."""
     body = json.dumps({"prompt": "x", "stream": stream}).encode()
     coming = iter([{"type": "http.request", "body": body}])
@@ -264,7 +265,7 @@ async def test_clients_that_hang_up_before_the_first_chunk_leave_no_place_taken(
     engine = Silent(takes)
     app = create_app(Settings(), engine)
 
-    async def send(message: Any) -> None:
+    async def send(message: Message) -> None:
         assert message.get("status") in (None, 200, 499)
 
     async with app.router.lifespan_context(app):
@@ -278,7 +279,7 @@ async def test_clients_that_hang_up_before_the_first_chunk_leave_no_place_taken(
 async def test_silence_in_a_stream_lasts_as_long_as_the_operator_says() -> None:
     app, heard = create_app(Settings(keep_alive_seconds=0.02), Silent(takes=True)), asyncio.Event()
 
-    async def send(message: Any) -> None:
+    async def send(message: Message) -> None:
         if message.get("body") == sse.KEEP_ALIVE:
             heard.set()
 

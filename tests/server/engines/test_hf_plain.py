@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 import torch
-from asking import Ask, tokens, usage
+from asking import Ask, MakeModel, tokens, usage
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -19,6 +19,7 @@ from transformers import (
 
 from kvedit.hf import open_door
 from pocket import WEIGHTS
+from server.chunk import Chunk
 from server.engines.hf import HfEngine
 from server.engines.hf.forward import Prefill, StockForward
 from server.job import Sampling, Work
@@ -155,7 +156,9 @@ def test_the_embedded_model_equals_generate() -> None:
 
 
 @pytest.mark.parametrize("source", ["generation_config", "config", "tokenizer"])
-def test_an_answer_ends_wherever_its_end_is_named(ask, make_model, tokenizer, source):
+def test_an_answer_ends_wherever_its_end_is_named(
+    ask: Ask, make_model: MakeModel, tokenizer: PreTrainedTokenizerFast, source: str
+) -> None:
     said = tokens(ask("The quick", max_tokens=20, ignore_eos=True))
     place = next(place for place in range(3, 20) if said[place] not in said[:place])
     model, words = make_model(), copy.deepcopy(tokenizer)
@@ -165,9 +168,9 @@ def test_an_answer_ends_wherever_its_end_is_named(ask, make_model, tokenizer, so
     else:
         getattr(model, source).eos_token_id = [1, said[place]]
     engine = HfEngine(model, words, name="tiny")
-    asked = Job("tiny", Sampling(max_tokens=20, temperature=0), (TextPrompt((Part("The quick"),)),))
+    asked = Work((TextPrompt((Part("The quick"),)),), Sampling(max_tokens=20, temperature=0))
 
-    async def run():
+    async def run() -> list[Chunk]:
         chunks = [chunk async for chunk in await engine.generate(asked)]
         await engine.close()
         return chunks

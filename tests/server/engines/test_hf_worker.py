@@ -234,7 +234,7 @@ async def test_what_waits_of_a_cancelled_request_never_runs(
     await many.aclose()
     watch.go.set()
     assert (await drain(other))[-1].finish_reason == "length"
-    assert await quiet(watch) <= SHORT.max_tokens + 2
+    assert SHORT.max_tokens and await quiet(watch) <= SHORT.max_tokens + 2
     assert len(ran) == 2
 
 
