@@ -1,4 +1,4 @@
-"""PINE's kernels against FlashAttention on a GPU: an 8B shape, 20 x 512 tokens, bfloat16.
+"""PINE by the gpu executor against FlashAttention: an 8B shape, 20 x 512 tokens, bfloat16.
 
 Three sights of the same prompt: one attention layer alone (turns, caching and reading, no weights),
 the whole random model, as many of its 32 layers as fit, prefill and decode, and peak memory. Both
@@ -19,11 +19,11 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from benchmarks._harness import Row, arguments, medians, show, timed
+from kvedit.executors import gpu
 from kvedit.hf import Door, open_door
 from kvedit.reading import Layer
 from kvedit.rotary import RotaryGeometry
-from pine import gpu
-from pine.reading import Pine
+from pine.reading import PineReading
 from pine.segments import Segments
 
 DOCUMENTS, LENGTH, OUTSIDE = 20, 512, 32  # tokens of a document, of the prefix and of the suffix
@@ -83,10 +83,15 @@ def one_layer(runs: int, device: torch.device) -> list[Row]:
         with flash():
             return scaled_dot_product_attention(*turned, inputs[2], is_causal=True, enable_gqa=True)
 
-    ways = {
-        "plain": lambda: finished(plain),
-        "pine": lambda: finished(lambda: Pine(cut).read(layer, *inputs)),
-    }
+    from kvedit.executors.gpu.executor import GpuExecutor  # needs triton
+
+    executor = GpuExecutor()
+
+    def pine() -> torch.Tensor:
+        rows = PineReading(cut).rows(layer, *inputs[1:])
+        return executor.read(layer, inputs[0], rows)
+
+    ways = {"plain": lambda: finished(plain), "pine": lambda: finished(pine)}
     medians(2, ways)  # compiles, warms up
     found = medians(runs, ways)
     metric = "one layer's attention, PINE against FlashAttention"
@@ -131,7 +136,7 @@ class Sides:
         return finished(lambda: [self._plain(self._token) for _ in range(DECODE)]) / DECODE
 
     def pine_prefill(self) -> float:
-        self._reading = Pine(self._segments)
+        self._reading = PineReading(self._segments)
         return finished(lambda: self._pine(self._ids))
 
     def pine_decode(self) -> float:
@@ -141,7 +146,7 @@ class Sides:
         """Drop both caches."""
         self._cache, self._reading = (
             DynamicCache(config=self._door.model.config),
-            Pine(self._segments),
+            PineReading(self._segments),
         )
 
     def _plain(self, ids: torch.Tensor) -> None:
@@ -157,6 +162,8 @@ def whole_model(runs: int, device: torch.device) -> list[Row]:
     door = open_door(model(device))
     if door.refusal is not None:
         raise SystemExit(f"the gate refused the random model: {door.refusal}")
+    if door.executor.name != "gpu":
+        raise SystemExit(f"the kernels are not used: {door.choice.refusals}")
     sides = Sides(door)
     ways = {
         "plain prefill": sides.plain_prefill,
@@ -196,14 +203,12 @@ def main() -> None:
         print("benchmarks/gpu: no CUDA device here, nothing measured")
         return
     device = torch.device("cuda", torch.cuda.current_device())
-    if not gpu.available(torch.empty(1, HEADS, 1, DIM, device=device, dtype=DTYPE)):
-        print("benchmarks/gpu: the package triton is missing, nothing measured")
+    reason = gpu.refusal(DTYPE, DIM)
+    if reason is not None:
+        print(f"benchmarks/gpu: {reason}, nothing measured")
         return
     runs = 2 if options.quick else 9
-    rows = one_layer(runs, device)
-    if "pine.gpu.launch" not in sys.modules:
-        raise SystemExit("PINE has read without its kernels; the figures would mean nothing")
-    rows += whole_model(runs, device)
+    rows = one_layer(runs, device) + whole_model(runs, device)
     name = torch.cuda.get_device_name(device)
     show(f"PINE, random Llama of the 8B shape, bfloat16, {name}", rows, options.json)
 

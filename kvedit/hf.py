@@ -143,7 +143,7 @@ def open_door(model: PreTrainedModel, executor: Executor | None = None) -> Door:
     return Door(model, layers, choice, None)
 
 
-def _attention(
+def _attention(  # noqa: PLR0913  transformers calls it with so many
     module: nn.Module,
     query: Tensor,
     key: Tensor,

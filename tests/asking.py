@@ -33,9 +33,9 @@ class Client(Protocol):
 
 
 class Builder(Protocol):
-    """Makes the reading of one prompt."""
+    """Makes the reading of one prompt; without a shelf, one that is only asked what it suits."""
 
-    def __call__(self, segments: Segments | None, shelf: Shelf, /) -> Reading: ...
+    def __call__(self, segments: Segments | None, shelf: Shelf | None, /) -> Reading: ...
 
 
 class Through(Protocol):
@@ -57,7 +57,7 @@ class MakeEngine(Protocol):
 
 
 class Ask(Protocol):
-    """Runs one job to its end: `ask(prompt, max_tokens=3)`."""
+    """Runs one work to its end: `ask(prompt, max_tokens=3)`."""
 
     def __call__(
         self,

@@ -25,7 +25,7 @@ LONG: dict[str, Any] = {
 def at_work(engine: Engine) -> int:
     """Return how many sequences the worker goes through in turn."""
     assert isinstance(engine, HfEngine)
-    return len(engine._worker._turns)
+    return len(engine._worker._queue)
 
 
 async def idle(engine: Engine) -> None:

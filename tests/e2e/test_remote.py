@@ -195,7 +195,7 @@ def test_what_the_other_refuses_is_told_before_a_stream_begins(remote: str) -> N
 def at_work(engine: Engine) -> int:
     """Return how many sequences the other server goes through in turn."""
     assert isinstance(engine, HfEngine)
-    return len(engine._worker._turns)
+    return len(engine._worker._queue)
 
 
 LONG = {"prompt": ["Rome", "Oslo"], "max_tokens": 4000, "ignore_eos": True}

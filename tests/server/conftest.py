@@ -17,7 +17,7 @@ from pine.segments import Segments
 from server.chunk import Chunk
 from server.engines import readings
 from server.engines.hf import HfEngine
-from server.job import Job, ReadingSpec, Sampling
+from server.job import ReadingSpec, Sampling, Work
 from server.prompt import Part, Prompt, TextPrompt
 
 SPECIAL = ["<|bos|>", "<|end|>", "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"]
@@ -118,7 +118,7 @@ def engine(make_model: MakeModel, tokenizer: PreTrainedTokenizerFast) -> Iterato
 
 @pytest.fixture
 def ask(engine: HfEngine) -> Ask:
-    """Return a way to run one job to its end: `ask(prompt, max_tokens=3)`."""
+    """Return a way to run one work to its end: `ask(prompt, max_tokens=3)`."""
 
     def run(
         prompt: Prompt | str,
@@ -129,10 +129,10 @@ def ask(engine: HfEngine) -> Ask:
         prompt = TextPrompt((Part(prompt),)) if isinstance(prompt, str) else prompt
         given: dict[str, Any] = {"max_tokens": 16, "temperature": 0.0, **numbers}
         sampling = Sampling(**given)
-        job = Job("tiny", sampling, (prompt,), reading=reading, deterministic=deterministic)
+        work = Work((prompt,), sampling, reading, deterministic)
 
         async def collect() -> list[Chunk]:
-            return [chunk async for chunk in await engine.generate(job)]
+            return [chunk async for chunk in await engine.generate(work)]
 
         return asyncio.run(collect())
 
@@ -145,7 +145,7 @@ def through(monkeypatch: pytest.MonkeyPatch) -> Through:
     builders: dict[str, Builder] = {}
     known = readings.build
 
-    def build(spec: ReadingSpec, segments: Segments | None, shelf: Shelf) -> Reading:
+    def build(spec: ReadingSpec, segments: Segments | None, shelf: Shelf | None) -> Reading:
         builder = builders.get(spec.name)
         return builder(segments, shelf) if builder else known(spec, segments, shelf)
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor
 
-from kvedit.executors import Pack, products, wanted
+from kvedit.executors import Pack, products
 from kvedit.executors.cpu import few, joint, packed
 from kvedit.executors.cpu.pieces import Cut
-from kvedit.executors.torch import TorchExecutor
+from kvedit.executors.runs import as_specified, in_runs, whole_set
 from kvedit.pages import Pages
 from kvedit.reading import Layer
 from kvedit.sight import Ranked, Rows
@@ -34,17 +33,7 @@ class CpuExecutor:
 
     def read(self, layer: Layer, query: Tensor, rows: Sequence[Rows]) -> Tensor:
         """Attend (see `kvedit.executors.Executor`)."""
-        count, read = query.shape[2], list[Tensor]()
-        done = 0
-        for run in _runs(wanted(layer, rows, count)):
-            tokens = slice(run[0].tokens.start, run[-1].tokens.stop)
-            if tokens.start > done:
-                read.append(torch.zeros_like(query[:, :, done : tokens.start]))
-            read.append(self._read(layer, query[:, :, tokens], run))
-            done = tokens.stop
-        if done < count:
-            read.append(torch.zeros_like(query[:, :, done:]))
-        return read[0] if len(read) == 1 else torch.cat(read, 2)
+        return in_runs(layer, query, rows, self._read)
 
     def mass(self, layer: Layer, query: Tensor, spans: SpanSet) -> Tensor:
         """Weigh spans (see `kvedit.executors.Executor`)."""
@@ -60,9 +49,9 @@ class CpuExecutor:
         ranked = next((each for each in run[0].sights if isinstance(each, Ranked)), None)
         cut = None if ranked is None else self._cut(ranked.spans.pages)
         if ranked is not None and cut is not None and ranked.own is not None:
-            if joint.fits(run):
+            if whole_set(run):
                 return joint.read(layer, cut, query, run[0])
-            return _specified(layer, query, run)
+            return as_specified(layer, query, run)
         if few.fits(layer, query, run[0]) and not products.is_plain(layer, run[0]):
             return few.read(layer, cut, query, run[0])
         return products.read(layer, query, run[0])
@@ -72,30 +61,3 @@ class CpuExecutor:
         if cut is None:
             cut = self._cuts[pages] = Cut.of(pages)
         return cut
-
-
-def _runs(rows: Sequence[Rows]) -> Iterator[list[Rows]]:
-    """Yield rows that are read together: each alone, but for those that rank one set jointly."""
-    run: list[Rows] = []
-    for each in rows:
-        if run and not (_joint(run[0]) is not None and _joint(run[0]) is _joint(each)):
-            yield run
-            run = []
-        run.append(each)
-    if run:
-        yield run
-
-
-def _joint(rows: Rows) -> SpanSet | None:
-    """Return the set that rows rank jointly, or None."""
-    sets = (each.spans for each in rows.sights if isinstance(each, Ranked) and each.own is not None)
-    return next(sets, None)
-
-
-def _specified(layer: Layer, query: Tensor, run: Sequence[Rows]) -> Tensor:
-    begin = run[0].tokens.start
-    moved = [
-        Rows(slice(each.tokens.start - begin, each.tokens.stop - begin), each.place, each.sights)
-        for each in run
-    ]
-    return TorchExecutor().read(layer, query, moved)

@@ -19,40 +19,15 @@ from kvedit.executors.blocks import head_blocks, row_blocks
 from kvedit.executors.cpu import groups, loops
 from kvedit.executors.cpu.groups import ROWS, Group
 from kvedit.executors.cpu.pieces import Cut
+from kvedit.executors.runs import ranked
 from kvedit.ranking import nearest_first, starts
 from kvedit.reading import Layer
 from kvedit.rotary import turn
 from kvedit.sight import Ranked, Rows, Sight
-from kvedit.spans import Span, SpanSet
+from kvedit.spans import SpanSet
 from kvedit.state import capped
-from kvedit.visibility import everything
 
 TRIM = 256  # tokens: what lies ahead in a longer span is left out
-
-
-def fits(rows: Sequence[Rows]) -> bool:
-    """Return whether rows are a set's spans, ranked once each, beside what all see whole."""
-    spans = ranked(rows[0]).spans
-    whole = all(
-        sight.fixed and sight.visible is everything
-        for each in rows
-        for sight in each.sights
-        if isinstance(sight, Sight)
-    )
-    return (
-        whole
-        and [ranked(each).own for each in rows] == list(range(len(spans.pages.sizes)))
-        and all(_shown(each) == _shown(rows[0]) for each in rows)
-    )
-
-
-def ranked(rows: Rows) -> Ranked:
-    """Return the set that rows rank."""
-    return next(sight for sight in rows.sights if isinstance(sight, Ranked))
-
-
-def _shown(rows: Rows) -> list[tuple[Span, object]]:
-    return [(sight.span, sight.start) for sight in rows.sights if isinstance(sight, Sight)]
 
 
 def read(layer: Layer, cut: Cut, query: Tensor, rows: Rows) -> Tensor:

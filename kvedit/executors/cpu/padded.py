@@ -13,7 +13,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from kvedit.executors.cpu import joint
+from kvedit.executors.runs import ranked, whole_set
 from kvedit.pages import PAGE_COST
 from kvedit.sight import Ranked, Rows, Sight
 from kvedit.spans import Span
@@ -44,9 +44,9 @@ class Prompt:
     def of(cls, rows: Sequence[Rows]) -> Prompt | None:
         """Return the prompt that rows are, or None if they are anything else."""
         inside = [each for each in rows if _joint(each)]
-        if not inside or not joint.fits(inside):
+        if not inside or not whole_set(inside):
             return None
-        asked, first = joint.ranked(inside[0]), rows.index(inside[0])
+        asked, first = ranked(inside[0]), rows.index(inside[0])
         before, after = rows[:first], rows[first + len(inside) :]
         made = cls(_count(before), asked.spans.pages.sizes, _count(after))
         prefix, suffix = _span(before, 0), _span(after, made.end)
@@ -151,7 +151,7 @@ class _Slots:
 
     @classmethod
     def of(cls, room: Room, device: torch.device) -> _Slots:
-        """Number the slots of a room."""
+        """Return the slots of a room, numbered."""
         sizes = [room.longest] * room.spans + [room.suffix, room.prefix]
         counts = torch.tensor(sizes, device=device)
         spans = torch.arange(len(sizes), device=device)

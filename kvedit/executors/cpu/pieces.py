@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ class Cut:
              are 0 0 256, 0 256 44, 1 300 10
     """
 
-    pages: Pages
+    holder: ReferenceType[Pages]  # weak: the executor forgets a cut with its pages
     begins: Tensor
     lengths: Tensor
     pieces: Tensor
@@ -43,7 +44,14 @@ class Cut:
             for at in range(0, length, PIECE)
         ]
         ends = torch.tensor([*begins, pages.slots])
-        return cls(pages, ends, torch.tensor(pages.sizes), torch.tensor(rows))
+        return cls(ref(pages), ends, torch.tensor(pages.sizes), torch.tensor(rows))
+
+    @property
+    def pages(self) -> Pages:
+        """Return the pages that are cut; whoever reads holds them."""
+        pages = self.holder()
+        assert pages is not None, "a set that is read holds its pages"
+        return pages
 
     def nearest_to(self, end: int) -> Tensor:
         """Return the position of each token of the spans when its span ends at `end`: [tokens]."""

@@ -1,13 +1,14 @@
 """What the kernels are made of: turned queries, scores, and the running softmax over one span.
 
-Keys are read as cached, in their document's frame. A query row is held in float32 as the two
-members of its rotary pairs; for each document it is turned by its distance from the document's
-start, rounded once to the keys' dtype, and multiplied. Scores are in base 2 inside, logarithms of
-weights natural outside. Flash attention: Dao, arXiv 2307.08691, section 3.1.
+Keys are read as cached, in their span's frame. A query row is held in float32 as the two members
+of its rotary pairs; for each span it is turned by its distance from the frame's origin, rounded
+once to the keys' dtype, and multiplied. Scores are in base 2 inside, logarithms of weights natural
+outside. Flash attention: Dao, arXiv 2307.08691, section 3.1.
 
     rows, keys   tokens in a tile of queries and of keys: powers of two, at least 16
     dim, width   dimensions of a head, and the power of two, at least 16, that holds them
     turning      rotary pairs that turn; 0 for a layer without positions
+    far          whether a distance may be as great as `TABLE_REACH`, where angles are exact
     interpreted  whether the interpreter runs it: there, and only there, a product of bfloat16
                  multiplies bits, and a cast to it cuts off instead of rounding
 
@@ -18,8 +19,16 @@ structures.
 
 from __future__ import annotations
 
+from math import pi
+
 import triton  # type: ignore[import-not-found,import-untyped,unused-ignore]
 import triton.language as tl  # type: ignore[import-not-found,import-untyped,unused-ignore]
+
+from kvedit.rotary import TABLE_REACH
+
+LN_2 = tl.constexpr(0.6931471805599453)
+REACH = tl.constexpr(TABLE_REACH)
+TURNS = tl.constexpr(2.0**64 / (2 * pi))  # in a radian, if a turn is what int64 overflows by
 
 
 @triton.jit
@@ -97,6 +106,25 @@ def frequencies(inv_freq, width: tl.constexpr, turning: tl.constexpr):
 
 
 @triton.jit
+def angles(distance, frequency, far: tl.constexpr):
+    """Return the angles of distances in tokens, int64, as `RotaryGeometry.phases` has them.
+
+    distance   [rows, 1] or [1, 1]
+    frequency  [pairs]
+    returns    [rows, pairs] or [1, pairs] float32
+
+    A float32 product is off by half a milliradian at 8,192 radians, as the model was trained with.
+    From `TABLE_REACH` on, fractions of a turn are multiplied as integers, which overflow exactly.
+    """
+    found = distance.to(tl.float32) * frequency[None, :]
+    if far:
+        turns = (frequency.to(tl.float64) * TURNS).to(tl.int64)
+        exact = (distance * turns[None, :]).to(tl.float32) * (1 / TURNS)
+        found = tl.where(tl.abs(distance) < REACH, found, exact)
+    return found
+
+
+@triton.jit
 def turned(one, other, angle, turning: tl.constexpr):
     """Turn pairs by angles in radians (RoFormer, eq. 34)."""
     if turning != 0:
@@ -134,11 +162,11 @@ def read(
     query,
     key,
     value,
-    stride,
     begin,
     stop,
     count,
-    limit,
+    lower,
+    upper,
     cap,
     order,
     dim: tl.constexpr,
@@ -152,17 +180,18 @@ def read(
 
     maximum, total, output  [rows], [rows], [rows, width]: the state so far, base 2, not normalised
     query                   [rows, width] turned to the span's frame
-    key, value, stride      the span's first token, and numbers from one token to the next
+    key, value              the span's first token; the others follow, `dim` numbers each
     count                   tokens in the span; nothing is loaded beyond
-    limit                   [rows], the last key that each row sees; looked at if `masked`
+    lower, upper            [rows], the first key that each row sees, and the one after the last;
+                            looked at if `masked`
     order                   [width], dimensions of a key as they lie in the query
     """
     dtype: tl.constexpr = value.dtype.element_ty
     dims = tl.arange(0, width)
     for first in range(begin, stop, keys):
         at = first + tl.arange(0, keys)
-        key_at = key + at[None, :] * stride + order[:, None]
-        value_at = value + at[:, None] * stride + dims[None, :]
+        key_at = key + at[None, :] * dim + order[:, None]
+        value_at = value + at[:, None] * dim + dims[None, :]
         if masked:
             inside = at < count
             block = tl.load(key_at, mask=inside[None, :] & (order < dim)[:, None], other=0.0)
@@ -174,7 +203,8 @@ def read(
             numbers = tl.load(value_at, mask=(dims < dim)[None, :], other=0.0)
         product = bounded(dot(query, block, interpreted), cap, capped)
         if masked:
-            product = tl.where(at[None, :] <= limit[:, None], product, -float("inf"))
+            seen = (at[None, :] >= lower[:, None]) & (at[None, :] < upper[:, None])
+            product = tl.where(seen, product, -float("inf"))
         highest = tl.maximum(maximum, tl.max(product, 1))
         anchor = highest
         if masked:  # a row that has seen nothing yet: subtract 0, and every weight is exp2(-inf)

@@ -1,13 +1,14 @@
-"""How the kernels cut one prompt: tiles of query tokens, pieces of keys, and where they lie."""
+"""How the kernels cut their work: tiles of query tokens, pieces of keys, and where they lie."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from kvedit.pages import Pages
 
 PIECE = 256  # tokens: a split of a decode step reads one piece or several
 ROWS, WIDTH = 128, 256  # the largest tile: 128 queries of 256 bytes, which 128 bfloat16 fill
@@ -42,65 +43,51 @@ class Tile:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Plan:
-    """The cut of one prompt, the same for all layers and decode steps; int32 on the device.
+class Tiling:
+    """The cut of one set of spans, the same for all layers and decode steps; int32 on the device.
 
-    sizes           tokens of each document
-    prefix          tokens before the documents
-    tile            the shape in which document tokens ask
-    lengths         [documents] tokens
-    first_slot      [documents] where each document's keys begin among the slots
-    first_token     [documents] where its queries begin among the document tokens
-    tile_document   [tiles] whose tokens each tile holds
-    tile_first      [tiles] the place in it of the tile's first token
-    piece_document  [pieces] whose tokens each piece of keys holds
-    piece_first     [pieces] its first slot
-    piece_count     [pieces] its tokens
+    sizes        tokens of each span
+    lengths      [spans] the same
+    first_slot   [spans] where each span's keys begin among the slots
+    first_token  [spans] where its queries begin, if all spans ask one after the other
+    pieces       [pieces, 3] span, first slot, and tokens: spans of 300 and 10 tokens at slots 0 and
+                 320 are 0 0 256, 0 256 44, 1 320 10
+
+    It does not hold the pages: an executor keeps it for as long as somebody else does.
     """
 
     sizes: tuple[int, ...]
-    prefix: int
-    tile: Tile
     lengths: Tensor
     first_slot: Tensor
     first_token: Tensor
-    tile_document: Tensor
-    tile_first: Tensor
-    piece_document: Tensor
-    piece_first: Tensor
-    piece_count: Tensor
+    pieces: Tensor
+    asking: dict[int, Tensor] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, prefix: int, sizes: Sequence[int], slots: Sequence[int], query: Tensor) -> Plan:
-        """Cut a prompt.
-
-        sizes  tokens of each document
-        slots  where each document's keys begin
-        query  [batch, heads, query, dim] of the first layer: its device, dtype and width
-        """
-        tokens = sum(sizes)
-        tile = Tile.of(query, max(sizes), tokens // len(sizes))
-        tiles = [(d, t) for d, size in enumerate(sizes) for t in range(0, size, tile.rows)]
-        pieces = [(d, t) for d, size in enumerate(sizes) for t in range(0, size, PIECE)]
-        before = [sum(sizes[:d]) for d in range(len(sizes))]
-        columns = [
-            list(sizes),
-            list(slots),
-            before,
-            [d for d, _ in tiles],
-            [t for _, t in tiles],
-            [d for d, _ in pieces],
-            [slots[d] + t for d, t in pieces],
-            [min(PIECE, sizes[d] - t) for d, t in pieces],
+    def of(cls, pages: Pages) -> Tiling:
+        """Cut spans that lie in pages."""
+        sizes, slots = pages.sizes, [each.start for each in pages.bounds]
+        before = [sum(sizes[:span]) for span in range(len(sizes))]
+        pieces = [
+            (span, slots[span] + at, min(PIECE, size - at))
+            for span, size in enumerate(sizes)
+            for at in range(0, size, PIECE)
         ]
-        packed = torch.tensor(list(chain(*columns)), dtype=torch.int32, device=query.device)
-        parts = torch.split(packed, [len(column) for column in columns])
-        return cls(tuple(sizes), prefix, tile, *parts)
+        device = pages.lengths.device
+        lengths, first_slot, first_token = _on(device, [sizes, slots, before])
+        return cls(sizes, lengths, first_slot, first_token, _on(device, pieces))
 
-    @property
-    def end(self) -> int:
-        """Return the position of the first suffix token."""
-        return self.prefix + sum(self.sizes)
+    def tiles(self, rows: int) -> Tensor:
+        """Return the tiles in which all spans ask, [2, tiles]: the span, and its first token."""
+        if rows not in self.asking:
+            spans = enumerate(self.sizes)
+            tiles = [(span, at) for span, size in spans for at in range(0, size, rows)]
+            self.asking[rows] = _on(self.lengths.device, tiles).T.contiguous()
+        return self.asking[rows]
+
+
+def _on(device: torch.device, rows: Sequence[Sequence[int]]) -> Tensor:
+    return torch.tensor(rows, dtype=torch.int32, device=device)
 
 
 def shared_memory(device: torch.device) -> int:

@@ -16,7 +16,7 @@ from server.app import create_app
 from server.chunk import Chunk
 from server.engines.scripted import Answer, Scripted, content_judge
 from server.errors import EngineError
-from server.job import Job, Sampling
+from server.job import Sampling, Work
 from server.judge.judging import Judging
 from server.settings import Settings
 
@@ -193,10 +193,10 @@ async def test_a_server_that_aborts_ends_the_batch_with_an_error_line() -> None:
     hold = asyncio.Event()
     answered = engine.generate
 
-    async def generate(job: Job) -> AsyncIterator[Chunk]:
-        if "wait" in str(job.prompts):
+    async def generate(work: Work) -> AsyncIterator[Chunk]:
+        if "wait" in str(work.prompts):
             await hold.wait()
-        return await answered(job)
+        return await answered(work)
 
     engine.generate = generate  # type: ignore[method-assign]
     transport = httpx.ASGITransport(app)

@@ -1,6 +1,8 @@
 """Names of models, keys, bodies, and the patience of clients."""
 
 import asyncio
+import tracemalloc
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +18,7 @@ from server.settings import Settings
 
 Stages = list[dict[str, Any]] | None
 
+KIND = "application/json"
 PINE = {"stage": "pine"}
 
 
@@ -139,6 +142,25 @@ async def test_json_by_any_name_is_read(client: Client, kind: str | None) -> Non
     reply = await http.post("/v1/completions", content=body, headers=headers)
     assert reply.status_code == 200
     assert reply.json()["choices"][0]["text"] == "x\0y"
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/v1/judge"])
+async def test_a_chunked_body_takes_no_memory_beyond_its_limit(client: Client, path: str) -> None:
+    http, limit, piece = await client(max_body_bytes=1 << 16), 1 << 16, 1 << 14
+
+    async def endless() -> AsyncIterator[bytes]:
+        for _ in range(100 * limit // piece):
+            yield b" " * piece
+
+    tracemalloc.start()
+    try:
+        reply = await http.post(path, content=endless(), headers={"content-type": KIND})
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert reply.status_code == 413
+    assert f"request body must be at most {limit} bytes" in reply.json()["error"]["message"]
+    assert most < 20 * limit  # what is sent is a hundred times as much
 
 
 async def test_strict_mode_refuses_unknown_fields(client: Client) -> None:

@@ -299,7 +299,7 @@ async def test_sampling_reaches_the_engine() -> None:
         await judged(client, ["x", "y"])
         await judged(client, ["x", "y"], temperature=0.5, seed=7, max_tokens=3)
         await judged(client, ["x", "y"], stages=[SWAP], deterministic=False)
-    assert [job.deterministic for job in engine.jobs] == [True, True, False, False]
-    plain, changed = (job.sampling for job in engine.jobs[:2])
+    assert [work.deterministic for work in engine.works] == [True, True, False, False]
+    plain, changed = (work.sampling for work in engine.works[:2])
     assert (plain.max_tokens, plain.temperature, plain.labels) == (1, 0.0, ("A", "B", "T"))
     assert (changed.max_tokens, changed.temperature, changed.seed) == (3, 0.5, 7)

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import threading
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,12 +15,13 @@ from specs import PINE
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from kvedit.plain import Plain
+from kvedit.plain import PlainReading
 from kvedit.reading import Layer
+from kvedit.sight import Rows
 from server.chunk import Chunk, Scored
 from server.engines.hf import HfEngine
 from server.errors import EngineError, PlanError
-from server.job import Job, Sampling
+from server.job import Sampling, Work
 from server.prompt import Part, TextPrompt
 
 TOKENS = 24
@@ -29,14 +30,14 @@ ENDLESS = replace(GREEDY, max_tokens=180, logprobs=None)
 PROMPTS = ("fox", "The quick brown fox jumps over the lazy dog. " * 3, "A B C D, yes or no?", "é")
 
 
-def plain(text: str, sampling: Sampling = GREEDY, **changes: Any) -> Job:
-    return Job("tiny", sampling, (TextPrompt((Part(text),)),), **changes)
+def plain(text: str, sampling: Sampling = GREEDY, **changes: Any) -> Work:
+    return Work((TextPrompt((Part(text),)),), sampling, **changes)
 
 
-def pine(*texts: str, sampling: Sampling = GREEDY, **changes: Any) -> Job:
+def pine(*texts: str, sampling: Sampling = GREEDY, **changes: Any) -> Work:
     documents = tuple(Part(text, group="d") for text in texts)
     prompt = TextPrompt((Part("Read: "), *documents, Part("Who?")))
-    return Job("tiny", sampling, (prompt,), reading=PINE, **changes)
+    return Work((prompt,), sampling, PINE, **changes)
 
 
 MIXED = [
@@ -70,13 +71,13 @@ class Widths:
 Busy = tuple[HfEngine, Widths]
 
 
-async def at_once(engine: HfEngine, jobs: list[Job]) -> list[list[Chunk]]:
-    streams = [await engine.generate(job) for job in jobs]
+async def at_once(engine: HfEngine, works: list[Work]) -> list[list[Chunk]]:
+    streams = [await engine.generate(work) for work in works]
     return await asyncio.gather(*map(drain, streams))
 
 
-async def one_by_one(engine: HfEngine, jobs: list[Job]) -> list[list[Chunk]]:
-    return [await drain(await engine.generate(job)) for job in jobs]
+async def one_by_one(engine: HfEngine, works: list[Work]) -> list[list[Chunk]]:
+    return [await drain(await engine.generate(work)) for work in works]
 
 
 @pytest.mark.parametrize("make", [tiny_llama, tiny_qwen2])
@@ -118,7 +119,7 @@ async def test_long_prompts_are_not_packed(
     engine = make_engine()
     widths = Widths(engine.model)
     long = plain(PROMPTS[1], replace(GREEDY, max_tokens=1))
-    streams = [await engine.generate(job) for job in (plain("fox"), long, long, long)]
+    streams = [await engine.generate(work) for work in (plain("fox"), long, long, long)]
     widths.go.set()
     chunks = await asyncio.gather(*map(drain, streams))
     length = usage(chunks[1]).prompt_tokens
@@ -147,9 +148,9 @@ async def test_who_comes_at_once_begins_in_one_forward(
     engine = make_engine()
     widths = Widths(engine.model)
     widths.go.set()
-    jobs = [replace(job, sampling=replace(GREEDY, max_tokens=1)) for job in MIXED]
+    works = [replace(work, sampling=replace(GREEDY, max_tokens=1)) for work in MIXED]
     impossible = plain("fox", replace(GREEDY, max_tokens=10**6))
-    tasks = [asyncio.ensure_future(engine.generate(job)) for job in (*jobs, impossible)]
+    tasks = [asyncio.ensure_future(engine.generate(work)) for work in (*works, impossible)]
     *_, refusal = await asyncio.gather(*tasks, return_exceptions=True)
     assert isinstance(refusal, PlanError)
     streams = [task.result() for task in tasks[:-1]]
@@ -182,11 +183,11 @@ async def test_patience_ends(make_engine: MakeEngine, monkeypatch: pytest.Monkey
 async def test_one_that_leaves_or_fails_disturbs_nobody(
     make_engine: MakeEngine, caplog: pytest.LogCaptureFixture, through: Through
 ) -> None:
-    class Broken(Plain):
-        def read(self, layer: Layer, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            if query.shape[2] == 1 and layer.index == 1:
+    class Broken(PlainReading):
+        def rows(self, layer: Layer, key: Tensor, value: Tensor) -> Sequence[Rows]:
+            if key.shape[2] == 1 and layer.index == 1:
                 raise RuntimeError("planted")
-            return super().read(layer, query, key, value)
+            return super().rows(layer, key, value)
 
     engine = make_engine()
     alone = await one_by_one(engine, MIXED)
@@ -195,7 +196,7 @@ async def test_one_that_leaves_or_fails_disturbs_nobody(
     bad = await engine.generate(
         replace(pine("dog", "fox"), reading=through(lambda segments, shelf: Broken()))
     )
-    streams = [await engine.generate(job) for job in MIXED]
+    streams = [await engine.generate(work) for work in MIXED]
     widths.go.set()
     tasks = [asyncio.ensure_future(drain(stream)) for stream in streams]
     await anext(left)
@@ -252,16 +253,16 @@ async def busy(make_engine: MakeEngine) -> AsyncIterator[Busy]:
     widths = Widths(engine.model)
     widths.go.set()
 
-    async def load(job: Job) -> None:
+    async def load(work: Work) -> None:
         while True:
-            await drain(await engine.generate(job))
+            await drain(await engine.generate(work))
 
-    jobs = [
+    works = [
         plain("fox", ENDLESS),
         plain(PROMPTS[1], replace(ENDLESS, max_tokens=40)),
         pine("A.", "yes or no?", sampling=replace(ENDLESS, max_tokens=30)),
     ]
-    tasks = [asyncio.ensure_future(load(job)) for job in jobs]
+    tasks = [asyncio.ensure_future(load(work)) for work in works]
     yield engine, widths
     for task in tasks:
         task.cancel()
@@ -275,18 +276,18 @@ JUDGED = [
 ]
 
 
-@pytest.mark.parametrize("job", JUDGED, ids=["plain", "choices", "pine"])
+@pytest.mark.parametrize("work", JUDGED, ids=["plain", "choices", "pine"])
 async def test_deterministic_requests_have_the_same_bits_under_load(
-    busy: Busy, make_engine: MakeEngine, job: Job
+    busy: Busy, make_engine: MakeEngine, work: Work
 ) -> None:
     engine, widths = busy
-    sure = replace(job, deterministic=True)
+    sure = replace(work, deterministic=True)
     idle = await drain(await make_engine().generate(sure))
     before = len(widths.seen)
-    crowd = await at_once(engine, [sure, job, sure])
+    crowd = await at_once(engine, [sure, work, sure])
     assert {3, 4} & set(widths.seen[before:])  # others shared their forwards meanwhile
     for chunks in (crowd[0], crowd[2]):
-        for index in range(job.sampling.n):
+        for index in range(work.sampling.n):
             kept = [[c.tokens for c in each if c.index == index] for each in (idle, chunks)]
             assert kept[0] == kept[1]
 
@@ -295,13 +296,13 @@ async def test_every_order_has_the_same_bits_under_load(busy: Busy) -> None:
     engine, widths = busy
     texts = ("The fox is red.", "The dog is lazy.", "A and B.")
     sampling = replace(GREEDY, max_tokens=6, logprobs=400)
-    jobs = [
+    works = [
         pine(*order, sampling=sampling, deterministic=True)
         for order in itertools.permutations(texts)
     ]
     before = len(widths.seen)
-    answers = [scored(chunks) for chunks in await at_once(engine, jobs)]
-    answers += [scored(await drain(await engine.generate(job))) for job in jobs[:2]]
+    answers = [scored(chunks) for chunks in await at_once(engine, works)]
+    answers += [scored(await drain(await engine.generate(work))) for work in works[:2]]
     assert {3, 4} & set(widths.seen[before:])
     assert len(answers[0]) == 6
     assert all(answer == answers[0] for answer in answers)
@@ -316,7 +317,7 @@ async def test_deterministic_requests_take_nothing_that_was_computed_in_company(
     idle = await drain(await make_engine().generate(sure))
     engine = make_engine()
     widths = Widths(engine.model)
-    streams = [await engine.generate(job) for job in (plain("fox", ENDLESS), free)]
+    streams = [await engine.generate(work) for work in (plain("fox", ENDLESS), free)]
     widths.go.set()
     await drain(streams[1])
     for seen in ("first", "again"):
@@ -328,29 +329,29 @@ async def test_deterministic_requests_take_nothing_that_was_computed_in_company(
     await streams[0].aclose()
 
 
-class Cut(Plain):
+class Cut(PlainReading):
     """The plain reading of a prompt in pieces."""
 
     def __init__(self, *borders: int) -> None:
         super().__init__()
         self._borders = borders
 
-    def borders(self) -> tuple[int, ...]:
+    def borders(self, length: int) -> tuple[int, ...]:
         return self._borders
 
 
-Cutter = Callable[..., Job]
+Cutter = Callable[..., Work]
 
 
 @pytest.fixture
 def cut(through: Through) -> Cutter:
-    """Return what makes a job that is read in a test's own pieces."""
+    """Return what makes work that is read in a test's own pieces."""
 
-    def job(reading: Plain, **changes: object) -> Job:
+    def made(reading: PlainReading, **changes: Any) -> Work:
         spec = through(lambda segments, shelf: reading)
-        return pine(PROMPTS[1], PROMPTS[2]).but(reading=spec, **changes)
+        return replace(pine(PROMPTS[1], PROMPTS[2]), reading=spec, **changes)
 
-    return job
+    return made
 
 
 async def test_a_prompt_is_read_in_the_forwards_its_reading_names(
@@ -359,7 +360,7 @@ async def test_a_prompt_is_read_in_the_forwards_its_reading_names(
     engine = make_engine()
     widths = Widths(engine.model)
     widths.go.set()
-    whole = await drain(await engine.generate(cut(Plain())))
+    whole = await drain(await engine.generate(cut(PlainReading())))
     length = widths.seen[0]
     assert widths.seen == [length] + [1] * (TOKENS - 1)
     del widths.seen[:]
@@ -372,8 +373,8 @@ async def test_a_prompt_is_read_in_the_forwards_its_reading_names(
 async def test_others_run_between_the_pieces(make_engine: MakeEngine, cut: Cutter) -> None:
     engine = make_engine()
     widths = Widths(engine.model)
-    job = cut(Cut(0, 5, 30), deterministic=True)
-    streams = [await engine.generate(each) for each in (plain("fox", ENDLESS), job)]
+    work = cut(Cut(0, 5, 30), deterministic=True)
+    streams = [await engine.generate(each) for each in (plain("fox", ENDLESS), work)]
     widths.go.set()
     await drain(streams[1])
     start = widths.seen.index(5)
@@ -387,12 +388,12 @@ async def test_what_is_cached_is_not_read_again_and_is_counted(
     engine = make_engine()
     widths = Widths(engine.model)
     widths.go.set()
-    whole = await drain(await engine.generate(cut(Plain())))
+    whole = await drain(await engine.generate(cut(PlainReading())))
     length = widths.seen[0]
     primed = Cut(7)
-    ids = engine._planner.encoder.encode(cut(primed).prompts[0], "set").ids
+    ids = engine._preparation.encoder.encode(cut(primed).prompts[0], "set").ids
     with torch.inference_mode():
-        engine._planner.door.forward(torch.tensor([ids[:7]]), primed)
+        engine._preparation.door.forward(torch.tensor([ids[:7]]), primed)
     del widths.seen[:]
     chunks = await drain(await engine.generate(cut(primed)))
     assert widths.seen[0] == length - 7

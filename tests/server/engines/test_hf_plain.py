@@ -1,12 +1,13 @@
 """The stock path against transformers' own generate: the same tokens, the same bits."""
 
 import asyncio
+import copy
 from collections.abc import Sequence
 from typing import Any, cast
 
 import pytest
 import torch
-from asking import Ask, tokens, usage
+from asking import Ask, MakeModel, tokens, usage
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -18,9 +19,10 @@ from transformers import (
 
 from kvedit.hf import open_door
 from pocket import WEIGHTS
+from server.chunk import Chunk
 from server.engines.hf import HfEngine
-from server.engines.hf.forward import Prefill, Stock
-from server.job import Job, Sampling
+from server.engines.hf.forward import Prefill, StockForward
+from server.job import Sampling, Work
 from server.prompt import ChatPrompt, Message, Part, TextPrompt, TokenPrompt
 
 PROMPTS = ["The quick", "yes or no? A B C", "é", "lazy dog. " * 12]
@@ -106,7 +108,7 @@ def test_logits_are_generates_to_the_last_bit(
 ) -> None:
     ids = tokenizer.encode("lazy dog. " * 12)
     _, logits = generated(stock, ids, eos_token_id=None, max_new_tokens=40, do_sample=False)
-    forward = Stock(open_door(engine.model), Prefill(engine.model, 1))
+    forward = StockForward(open_door(engine.model), Prefill(engine.model, 1))
     with torch.inference_mode():
         row = forward.read(torch.tensor([ids]), 1)[:, -1]
         for expected in logits:
@@ -142,14 +144,37 @@ def test_the_embedded_model_equals_generate() -> None:
     stock = AutoModelForCausalLM.from_pretrained(WEIGHTS, dtype=torch.float32)
     engine = HfEngine.load(WEIGHTS, name="pocket")
     ids = tuple(range(20, 60))
-    job = Job(
-        "pocket", Sampling(max_tokens=64, temperature=0, ignore_eos=True), (TokenPrompt(ids),)
-    )
+    work = Work((TokenPrompt(ids),), Sampling(max_tokens=64, temperature=0, ignore_eos=True))
 
     async def run() -> list[int]:
-        chunks = [chunk async for chunk in await engine.generate(job)]
+        chunks = [chunk async for chunk in await engine.generate(work)]
         await engine.close()
         return tokens(chunks)
 
     stock.generation_config.eos_token_id = None
     assert asyncio.run(run()) == generate(stock, ids, max_new_tokens=64, do_sample=False)
+
+
+@pytest.mark.parametrize("source", ["generation_config", "config", "tokenizer"])
+def test_an_answer_ends_wherever_its_end_is_named(
+    ask: Ask, make_model: MakeModel, tokenizer: PreTrainedTokenizerFast, source: str
+) -> None:
+    said = tokens(ask("The quick", max_tokens=20, ignore_eos=True))
+    place = next(place for place in range(3, 20) if said[place] not in said[:place])
+    model, words = make_model(), copy.deepcopy(tokenizer)
+    model.generation_config.eos_token_id = model.config.eos_token_id = words.eos_token = None
+    if source == "tokenizer":
+        words.eos_token = words.convert_ids_to_tokens(said[place])
+    else:
+        getattr(model, source).eos_token_id = [1, said[place]]
+    engine = HfEngine(model, words, name="tiny")
+    asked = Work((TextPrompt((Part("The quick"),)),), Sampling(max_tokens=20, temperature=0))
+
+    async def run() -> list[Chunk]:
+        chunks = [chunk async for chunk in await engine.generate(asked)]
+        await engine.close()
+        return chunks
+
+    chunks = asyncio.run(run())
+    assert tokens(chunks) == said[: place + 1]
+    assert chunks[-1].finish_reason == "stop"

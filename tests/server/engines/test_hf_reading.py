@@ -11,12 +11,12 @@ from asking import Ask, MakeEngine, MakeModel, Through, usage
 from specs import PINE
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from kvedit.plain import Plain
+from kvedit.plain import PlainReading
 from kvedit.shelf import Shelf
-from pine.reading import Pine
+from pine.reading import PineReading
 from pine.segments import Segments
 from server.chunk import Chunk
-from server.job import Job, Sampling
+from server.job import Sampling, Work
 from server.prompt import ChatPrompt, Message, Part, TextPrompt, TokenPrompt
 
 QUESTION = Part("Who is red?")
@@ -49,7 +49,7 @@ def test_the_plain_reading_writes_what_the_stock_path_writes(
     ask: Ask, tokenizer: PreTrainedTokenizerFast, through: Through
 ) -> None:
     document = Part("The quick brown fox", group="d")
-    reading = through(lambda segments, shelf: Plain())
+    reading = through(lambda segments, shelf: PlainReading())
     read = ask(TextPrompt((document,)), reading=reading, max_tokens=24)
     ids = tokenizer.encode("The quick brown fox")
     plain = ask(TokenPrompt(tuple(ids)), max_tokens=24)
@@ -59,12 +59,14 @@ def test_the_plain_reading_writes_what_the_stock_path_writes(
 def test_each_choice_has_a_reading_of_its_own(
     ask: Ask, docs: tuple[Part, ...], through: Through
 ) -> None:
-    made = []
+    made: list[PineReading] = []
 
-    def build(segments: Segments | None, shelf: Shelf) -> Pine:
+    def build(segments: Segments | None, shelf: Shelf | None) -> PineReading:
         assert segments is not None
-        made.append(Pine(segments))
-        return made[-1]
+        reading = PineReading(segments)
+        if shelf is not None:
+            made.append(reading)
+        return reading
 
     prompt = TextPrompt((*docs, QUESTION))
     together = ask(prompt, reading=through(build), n=2, seed=4, temperature=1.0)
@@ -116,15 +118,15 @@ def test_a_mix_of_requests_leaves_the_model_as_it_was(
     model, before = engine.model, fingerprint(engine.model)
     prompt = TextPrompt((*docs, QUESTION))
     mixed = [
-        Job("m", Sampling(max_tokens=6, seed=1, n=2, top_k=5, repetition_penalty=1.2), (prompt,)),
-        Job("m", Sampling(max_tokens=6, temperature=0), (prompt,), reading=PINE),
-        Job("m", Sampling(max_tokens=2, echo=True, logprobs=2), (prompt, prompt)),
-        Job("m", Sampling(max_tokens=200, labels=("A",)), (prompt,), reading=PINE),
-        Job("m", Sampling(max_tokens=6), (prompt,), reading=through(lambda *_: Plain())),
+        Work((prompt,), Sampling(max_tokens=6, seed=1, n=2, top_k=5, repetition_penalty=1.2)),
+        Work((prompt,), Sampling(max_tokens=6, temperature=0), reading=PINE),
+        Work((prompt, prompt), Sampling(max_tokens=2, echo=True, logprobs=2)),
+        Work((prompt,), Sampling(max_tokens=200, labels=("A",)), reading=PINE),
+        Work((prompt,), Sampling(max_tokens=6), reading=through(lambda *_: PlainReading())),
     ]
 
     async def run() -> None:
-        streams = [await engine.generate(job) for job in mixed]
+        streams = [await engine.generate(work) for work in mixed]
         await anext(streams[3])
         await streams[3].aclose()
         await asyncio.gather(*(collect(stream) for stream in streams))

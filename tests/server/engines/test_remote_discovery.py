@@ -66,7 +66,7 @@ def test_a_server_like_this_one_is_known_by_its_models(theirs: OtherServer) -> N
 
 
 def test_what_it_says_of_its_model_is_kept(theirs: OtherServer) -> None:
-    found_of = {}
+    found_of: dict[str, str] = {}
     for named in ({}, {"root": "/weights/two"}, {"fingerprint": "fp_1"}, {"owned_by": "them"}):
         theirs.models = JSONResponse({"data": [{"id": "one", "created": len(found_of), **named}]})
         said = {found(theirs, logprobs=logprobs).said for logprobs in ("auto", "yes", "no")}

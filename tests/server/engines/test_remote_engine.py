@@ -1,4 +1,4 @@
-"""An engine that passes its jobs on: retries, patience, places, and its key."""
+"""An engine that passes its work on: retries, patience, places, and its key."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, StreamingResponse
 from server.chunk import Chunk
 from server.engines.remote import Access, RemoteEngine
 from server.errors import EngineError, EvenhandError, PlanError
-from server.job import Job, Sampling
+from server.job import Sampling, Work
 from server.prompt import ChatPrompt, Message, Part
 
 Make = Callable[..., Awaitable[RemoteEngine]]
@@ -49,8 +49,8 @@ async def make(theirs: OtherServer) -> AsyncIterator[Make]:
 
 
 async def ask(engine: RemoteEngine, prompts: int = 1, **numbers: Any) -> list[Chunk]:
-    job = Job("ours", Sampling(**numbers), (PROMPT,) * prompts)
-    return [chunk async for chunk in await engine.generate(job)]
+    work = Work((PROMPT,) * prompts, Sampling(**numbers))
+    return [chunk async for chunk in await engine.generate(work)]
 
 
 async def test_where_and_what_a_model_is_stands_for_its_weights(
@@ -111,7 +111,7 @@ async def test_a_stream_that_falls_silent(theirs: OtherServer, make: Make) -> No
 
     engine = await make(retries=0, timeout=0.2)
     theirs.answers = [lambda body: StreamingResponse(silent(), media_type=EVENTS)]
-    stream = await engine.generate(Job("ours", Sampling(), (PROMPT,)))
+    stream = await engine.generate(Work((PROMPT,), Sampling()))
     with pytest.raises(EngineError, match=r"must answer within 0\.2 s"):
         async for _ in stream:
             pass
@@ -166,7 +166,7 @@ async def test_a_stream_that_is_closed_or_dropped_hangs_up(
 
     engine = await make(concurrency=2)
     theirs.answers = [answer]
-    stream = await engine.generate(Job("ours", Sampling(), (PROMPT,) * 3))
+    stream = await engine.generate(Work((PROMPT,) * 3, Sampling()))
     for _ in range(9):
         assert await anext(stream)
     assert ended == []
@@ -195,7 +195,7 @@ async def test_an_error_in_one_stream_closes_the_others(theirs: OtherServer, mak
     engine = await make()
     streams = [broken(), endless()]
     theirs.answers = [lambda body: StreamingResponse(streams.pop(), media_type=EVENTS)]
-    stream = await engine.generate(Job("ours", Sampling(), (PROMPT,) * 2))
+    stream = await engine.generate(Work((PROMPT,) * 2, Sampling()))
     with pytest.raises(EngineError, match="must be well, got an error in its stream"):
         async for _ in stream:
             pass

@@ -28,7 +28,7 @@ async def test_no_stage_is_skipped() -> None:
     reply = await climb(stages, on)(judging())
     assert [call.order for call in reply.calls] == [(0, 1), (1, 0)]
     assert all(call.stages == ("swap", "pine") for call in reply.calls)
-    for seen in on.jobs:
+    for seen in on.works:
         [message] = seen.prompts[0].messages  # type: ignore[union-attr]
         assert sum(part.group is not None for part in message.parts) == 2
         assert seen.reading is not None
@@ -38,8 +38,8 @@ async def test_a_plain_ballot_keeps_the_callers_order_and_the_stock_path() -> No
     on = engine()
     [call] = (await climb(Plan(()), on)(judging("y", "x"))).calls
     assert call.order == (0, 1)
-    assert on.jobs[0].reading is None
-    [message] = on.jobs[0].prompts[0].messages  # type: ignore[union-attr]
+    assert on.works[0].reading is None
+    [message] = on.works[0].prompts[0].messages  # type: ignore[union-attr]
     assert message == Message("user", message.parts)
     assert all(part.group is None for part in message.parts)
 

@@ -27,7 +27,7 @@ async def test_stages_wrap_the_engine_first_one_outermost() -> None:
 
         async def run(self, job: Job, proceed: Proceed) -> Reply:
             trace.append(f"in {self.answer}")
-            reply = await proceed(job.but(model=job.model + self.answer))
+            reply = await proceed(job.but(id=job.id + self.answer))
             trace.append(f"out {self.answer}")
             return reply
 
@@ -35,6 +35,6 @@ async def test_stages_wrap_the_engine_first_one_outermost() -> None:
     run = compose(Plan((Tracing(answer="1"), Tracing(answer="2"))), on)
     reply = await run(asking())
     assert trace == ["in 1", "in 2", "out 2", "out 1"]
-    assert on.jobs[0].model == "m12"
+    assert on.works[0].id == "12"
     assert reply.chunks is not None
     assert [chunk.finish_reason async for chunk in reply.chunks][-1] == "stop"

@@ -46,7 +46,7 @@ async def test_the_stores_mean_is_taken_from_one_call() -> None:
     job = known(Calibration(None), 1.0, 3.0)
     judge = content_judge(lambda text, slot: len(text) + 2.0 * (slot == 0))
     reply, engine = await asked(judge, job, min_count=2)
-    assert len(engine.jobs) == 1
+    assert len(engine.works) == 1
     [vote] = reply.votes
     assert vote.by_slot == (0, 1) and vote.choice == 1  # 3 + 2 against 4, less 2
     assert vote.values is not None
@@ -83,7 +83,7 @@ async def test_a_judge_of_slots_has_no_margin_however_it_is_probed(
         [vote] = reply.votes
         assert vote.values is not None
         assert vote.values[0] - vote.values[1] == pytest.approx(0, abs=1e-12)
-        assert len(engine.jobs) <= calls + 1
+        assert len(engine.works) <= calls + 1
         assert len(reply.probes) == (2 if probe == "self" else 3)
         assert reply.notes["calibrate"]["mean"] == pytest.approx(lead)
 
@@ -111,7 +111,7 @@ async def test_under_pine_it_takes_the_bias_of_a_label() -> None:
     reply, engine = await asked(judge, judging("aaa", "bbbb"), {"stage": "pine"}, probe="self")
     assert reply.votes[0].choice == 1
     assert reply.order_free
-    assert all(job.reading is not None for job in engine.jobs)
+    assert all(work.reading is not None for work in engine.works)
 
 
 async def test_probes_that_cannot_be_read_tell_no_bias() -> None:

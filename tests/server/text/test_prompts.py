@@ -14,7 +14,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from pine.segments import Ids, Segments
 from server.engines.hf import HfEngine
 from server.errors import PlanError
-from server.job import Job, Sampling
+from server.job import Sampling, Work
 from server.prompt import ChatPrompt, Message, Part, Prompt, TextPrompt, TokenPrompt
 from server.text.prompts import Encoder
 from server.text.vocabulary import Vocabulary
@@ -206,7 +206,7 @@ def test_a_reading_needs_a_model_that_offers_attention(
     async def run() -> None:
         try:
             with pytest.raises(PlanError, match="dynamic"):
-                await engine.generate(Job("m", Sampling(), (prompt,), reading=PINE))
+                await engine.generate(Work((prompt,), Sampling(), reading=PINE))
         finally:
             await engine.close()
 

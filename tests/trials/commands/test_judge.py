@@ -52,7 +52,7 @@ def test_the_same_command_asks_only_for_what_is_missing(
     assert Path("v.jsonl").read_bytes().startswith(before)
     found = sorted(record["id"] for record in records(Path("v.jsonl")))
     assert found == ["0", "1", "2", "3", "4"]
-    assert len(engine.jobs) == 5
+    assert len(engine.works) == 5
 
 
 def test_without_out_the_record_goes_to_standard_output_alone(
@@ -69,8 +69,8 @@ def test_options_reach_every_request(command: Command, pairs: Path, engine: Scri
     template = "{question}\n{criteria}\n{candidates}Say one letter."
     options = ("--template", template, "--criteria", "kindness", "--seed", "7", "--method", "none")
     assert command("judge", str(pairs), *options, "--out", "v.jsonl").exit_code == 0
-    assert {job.sampling.seed for job in engine.jobs} == {7}
-    assert "kindness" in str(engine.jobs[0].prompts)
+    assert {work.sampling.seed for work in engine.works} == {7}
+    assert "kindness" in str(engine.works[0].prompts)
     run = records(Path("v.jsonl"))[0]["run"]
     assert (run["criteria"], run["template"], run["seed"]) == ("kindness", template, 7)
 

@@ -31,7 +31,7 @@ def test_methods_are_measured_side_by_side(command: Command, pairs: Path, engine
     assert pine["reason"].startswith("item '0': stage 'pine'") and pine["card"] is None
     assert (found["data"], found["items"], found["model"]) == (str(pairs), 5, "scripted")
     assert "it is a script" in Path("r.html").read_text()
-    assert len(engine.jobs) == 5 * 2 + 5 * 2
+    assert len(engine.works) == 5 * 2 + 5 * 2
 
 
 def test_a_folder_of_records_is_continued(command: Command, pairs: Path, engine: Scripted) -> None:
@@ -40,7 +40,7 @@ def test_a_folder_of_records_is_continued(command: Command, pairs: Path, engine:
     engine.alive = True
     done = command("judge-bias", str(pairs), *options)
     assert done.exit_code == 0, done.output
-    assert len(engine.jobs) == 5 * 2 + 5 * 2
+    assert len(engine.works) == 5 * 2 + 5 * 2
     for name in ("none", "swap"):
         lines = Path("records", f"{name}.jsonl").read_text().splitlines()
         assert sorted(json.loads(line)["id"] for line in lines) == ["0", "1", "2", "3", "4"]
@@ -52,7 +52,7 @@ def test_an_engine_that_only_fails_is_a_reason(
     answer = engine._script
 
     def script(prompt: str, sampling: Sampling) -> Answer:
-        if len(engine.jobs) > 10:
+        if len(engine.works) > 10:
             raise EngineError("engine must run, got a fault; try again")
         return answer(prompt, sampling)
 
