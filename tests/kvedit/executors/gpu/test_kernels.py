@@ -26,7 +26,9 @@ pytest.importorskip("triton")
 from kvedit import state
 from kvedit.executors import Executor, choice, gpu
 from kvedit.executors import torch as specification
-from kvedit.executors.choice import Shape, difference
+from kvedit.executors.cases import CASES as MEASURED
+from kvedit.executors.cases import Shape
+from kvedit.executors.choice import difference
 from kvedit.executors.gpu import launch, records, sights, tiling
 from kvedit.executors.gpu.executor import GpuExecutor
 from kvedit.executors.gpu.records import Placed, Records
@@ -200,9 +202,9 @@ def test_half_precision_rounds_once_what_a_tensor_core_multiplies(
     qkv = case.tensors(dtype)
     query, expected = qkv[0][:, :, case.prefix :], case.expected(qkv)
     exact = error(TorchExecutor().read(case.layer, query, case.rows(qkv)), expected)
-    original = {"turn": turn, "weigh": state.weigh}
-    monkeypatch.setattr(specification, "turn", lambda *a: original["turn"](*a).to(dtype).float())
-    monkeypatch.setattr(state, "weigh", lambda w, v: original["weigh"](w.to(dtype).float(), v))
+    weigh = state.weigh
+    monkeypatch.setattr(specification, "turn", lambda *a: turn(*a).to(dtype).float())
+    monkeypatch.setattr(state, "weigh", lambda w, v: weigh(w.to(dtype).float(), v))
     rounded = error(TorchExecutor().read(case.layer, query, case.rows(qkv)), expected)
     assert exact < rounded
     assert error(run(case, qkv), expected) <= 1.1 * rounded
@@ -272,7 +274,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the names of the kernels that are launched from here on."""
     names, original = list[str](), launch.run
 
-    def noted(kernel: Any, *rest: Any) -> None:
+    def noted(kernel: Any, *rest: Any) -> None:  # noqa: ANN401  what Triton makes has no type
         names.append(kernel.__name__)
         original(kernel, *rest)
 
@@ -348,8 +350,8 @@ def test_measures_right_beside_the_specification(
 ) -> None:
     """What a GPU is measured by at load; what takes long in the interpreter is done once."""
     slow = {"long spans", "short spans"} if softcap is None or turning == 0 else set[str]()
-    cases = {name: case for name, case in choice._CASES.items() if name not in slow}
-    monkeypatch.setattr(choice, "_CASES", cases)
+    cases = {name: case for name, case in MEASURED.items() if name not in slow}
+    monkeypatch.setattr(choice, "CASES", cases)
     layer = Case(0, (1,), 0, turning=turning, layout=layout, softcap=softcap).layer
     shape = Shape(layer, HEADS, KV_HEADS, 16, torch.float32, DEVICE)
     assert difference(GpuExecutor(), shape) is None
@@ -532,7 +534,12 @@ def test_vectors_are_loaded_whole_only_from_addresses_that_they_divide() -> None
 
 def test_the_cut_of_a_set_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
     case, made, original = Case(0, (3, 4), 2), list[Pages](), Tiling.of
-    monkeypatch.setattr(Tiling, "of", lambda pages: (made.append(pages), original(pages))[1])
+
+    def watched(pages: Pages) -> Tiling:
+        made.append(pages)
+        return original(pages)
+
+    monkeypatch.setattr(Tiling, "of", watched)
     qkv, executor = case.tensors(), GpuExecutor()
     rows, query = case.rows(qkv), qkv[0]
     for _ in range(3):
