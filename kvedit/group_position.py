@@ -40,7 +40,8 @@ class GroupPositionReading:
         for _, target in self._spans.values():
             target.retract(count)
 
-    def suits(self, layers: Sequence[LayerKind]) -> str | None:
+    @staticmethod
+    def suits(layers: Sequence[LayerKind]) -> str | None:
         """Return why a model cannot be read so: every layer must see the whole text."""
         return whole_text(layers)
 

@@ -33,7 +33,8 @@ class LmInfiniteReading:
         self._spans: dict[int, tuple[Span, Span]] = {}  # first tokens, raw; and the ring
         self._narrow = PlainReading()
 
-    def suits(self, layers: Sequence[LayerKind]) -> str | None:
+    @staticmethod
+    def suits(layers: Sequence[LayerKind]) -> str | None:
         """Return why a model cannot be read so: no more than what the gate says of a layer."""
         return unreadable(layers)
 

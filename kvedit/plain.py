@@ -40,7 +40,8 @@ class PlainReading:
             reading._spans[index] = Span.holding(geometries[index], key, value, first)
         return reading
 
-    def suits(self, layers: Sequence[LayerKind]) -> str | None:
+    @staticmethod
+    def suits(layers: Sequence[LayerKind]) -> str | None:
         """Return why a model cannot be read so: no more than what the gate says of a layer."""
         return unreadable(layers)
 

@@ -1,7 +1,7 @@
 """Tiny real models: a seeded Llama of two layers, a byte-level tokenizer with a chat template."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ from other_server import OtherServer, other_server
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from kvedit.reading import Reading
+from kvedit.reading import LayerKind, Reading
 from kvedit.shelf import Shelf
 from pine.segments import Segments
 from server.chunk import Chunk
@@ -143,7 +143,7 @@ def ask(engine: HfEngine) -> Ask:
 def through(monkeypatch: pytest.MonkeyPatch) -> Through:
     """Return what makes a spec of a test's own reading: `through(lambda segments, shelf: ...)`."""
     builders: dict[str, Builder] = {}
-    known = readings.build
+    known, refused = readings.build, readings.refusal
 
     def build(spec: ReadingSpec, segments: Segments | None, shelf: Shelf | None) -> Reading:
         builder = builders.get(spec.name)
@@ -154,7 +154,11 @@ def through(monkeypatch: pytest.MonkeyPatch) -> Through:
         builders[name] = builder
         return ReadingSpec(name, cut="set")
 
+    def refusal(spec: ReadingSpec, layers: Sequence[LayerKind]) -> str | None:
+        return None if spec.name in builders else refused(spec, layers)
+
     monkeypatch.setattr(readings, "build", build)
+    monkeypatch.setattr(readings, "refusal", refusal)
     return made
 
 
