@@ -18,6 +18,7 @@ from kvedit.executors.cpu import groups, joint
 from kvedit.executors.cpu.executor import CpuExecutor
 from kvedit.executors.cpu.groups import Group
 from kvedit.executors.cpu.pieces import Cut
+from kvedit.executors.runs import whole_set
 from kvedit.executors.torch import TorchExecutor
 from kvedit.pages import Pages
 from kvedit.reading import Layer
@@ -53,9 +54,9 @@ def both(prefix: int, sizes: Sequence[int], layer: Layer, dim: int = 12) -> list
     ]
 
 
-def each_alone(cut: Cut, per_span: int) -> list[Group]:
+def each_alone(pages: Pages, cut: Cut, per_span: int) -> list[Group]:
     """Stand in for `joint._groups`."""
-    return groups.groups(cut.pages.sizes, 1, 1)
+    return groups.groups(pages.sizes, 1, 1)
 
 
 @pytest.mark.parametrize("how", ["in groups", "each alone", "row by row"])
@@ -124,7 +125,7 @@ def test_spans_that_stand_still_are_seen_from_all_of_them(
     looks: list[Look], sizes: list[int], end: int
 ) -> None:
     query = vectors(sum(sizes), 4)[0]
-    assert joint.fits(run(looks, sizes, end))
+    assert whole_set(run(looks, sizes, end))
     found = CpuExecutor().read(LAYER, query, run(looks, sizes, end))
     expected = TorchExecutor().read(LAYER, query, run(looks, sizes, end))
     close(found, expected, NEAR)
@@ -149,7 +150,7 @@ def test_other_rows_around_a_set_are_read_as_specified(fault: str) -> None:
                     rows[place] = Rows(each.tokens, each.place, (part, ranked))
         return rows
 
-    assert not joint.fits(made())
+    assert not whole_set(made())
     query = vectors(9 if fault == "one span less" else 12, 4)[0]
     found = CpuExecutor().read(LAYER, query, made())
     close(found, TorchExecutor().read(LAYER, query, made()), NEAR)
