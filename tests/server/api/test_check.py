@@ -151,7 +151,8 @@ def tokenised(tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatc
 
     def counted(self: PreTrainedTokenizerFast, texts: list[str], **options: Any) -> BatchEncoding:
         counts.update(texts)
-        return known(self, texts, **options)
+        found: BatchEncoding = known(self, texts, **options)
+        return found
 
     monkeypatch.setattr(type(tokenizer), "__call__", counted)
     return counts
