@@ -1,13 +1,15 @@
-# One environment for everything; every verb sets it up first.
+# One environment for everything but the kernels' tests; every verb sets its own up first.
 VENV   ?= .venv
 PYTHON ?= python3
 PORT   ?= 8000
 HOST   ?= 127.0.0.1
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+TRITON := 3.9.0
+KERNELS := .venv-kernels
 SOURCE := server trials pine portia kvedit pocket tests benchmarks
 
-.PHONY: serve test check format bench build clean
+.PHONY: serve test test-kernels check format bench build clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -21,7 +23,18 @@ serve: $(READY)            ## serve the embedded model (PORT=8123, HOST=0.0.0.0,
 test: $(READY)             ## run every test (ARGS="-k pine")
 	$(BIN)/python -m pytest $(ARGS)
 
-check: $(READY)            ## lint, format, types, layers
+# apart, since transformers imports triton where it is; no more than the kernels' tests need
+$(KERNELS)/.ready: constraints.txt Makefile
+	$(PYTHON) -m venv $(KERNELS)
+	$(KERNELS)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(KERNELS)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		triton==$(TRITON) numpy pytest pytest-asyncio hypothesis
+	touch $@
+
+test-kernels: $(KERNELS)/.ready  ## run the Triton kernels in its interpreter, no GPU needed
+	TRITON_INTERPRET=1 $(KERNELS)/bin/python -m pytest tests/kvedit/executors/gpu $(ARGS)
+
+check: $(READY)            ## lint, format, types (tests too), layers
 	$(BIN)/ruff check $(SOURCE)
 	$(BIN)/ruff format --check $(SOURCE)
 	$(BIN)/mypy
@@ -38,4 +51,4 @@ build: $(READY)            ## build the wheel into dist/
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:
-	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(KERNELS) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -16,8 +16,8 @@ class Family:
 
     model    name of its class in transformers, without "ForCausalLM"
     changes  what its tiny config has beside `models.SHAPE`
-    why      for people: why it is refused; "" = it is supported
-    reason   what the gate's refusal must contain, likewise
+    why      for people: why it is refused, or PINE alone; "" = all may read it
+    reason   what the gate's refusal must contain, or PINE's, likewise
     """
 
     name: str
@@ -26,13 +26,21 @@ class Family:
     why: str = ""
     reason: str = ""
 
+    @property
+    def narrow(self) -> bool:
+        """Return whether some layers are windows, which other readings can use."""
+        return self.why == WINDOW
+
     def build(self) -> transformers.PreTrainedModel:
         """Return a tiny seeded model in float32."""
         config = getattr(transformers, CONFIGS.get(self.model, f"{self.model}Config"))
         model = getattr(transformers, MODELS.get(self.model, f"{self.model}ForCausalLM"))
         with torch.random.fork_rng():
             torch.manual_seed(0)  # for what `sharpen` leaves as it is
-            return sharpen(model(config(**{**SHAPE, **TOKENS, **self.changes})), 0)
+            made: transformers.PreTrainedModel = model(
+                config(**{**SHAPE, **TOKENS, **self.changes})
+            )
+            return sharpen(made, 0)
 
 
 CONFIGS = {"Gemma3": "Gemma3TextConfig", "Llama4": "Llama4TextConfig"}

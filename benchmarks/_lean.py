@@ -36,7 +36,8 @@ class Lean:
             for layer in model.model.layers
         ]
         self._dim = config.hidden_size // config.num_attention_heads
-        shape = (len(self._layers), 2, 1, config.num_key_value_heads, room, self._dim)
+        self._kv_heads = config.num_key_value_heads or config.num_attention_heads
+        shape = (len(self._layers), 2, 1, self._kv_heads, room, self._dim)
         self._cache = torch.empty(shape)
         self.length = 0
 
@@ -59,7 +60,7 @@ class Lean:
         return linear(last, self._head)
 
     def _attend(self, qkv: Tensor, phases: tuple[Tensor, Tensor], cache: Tensor) -> Tensor:
-        heads, kv_heads = self._config.num_attention_heads, self._config.num_key_value_heads
+        heads, kv_heads = self._config.num_attention_heads, self._kv_heads
         split = [heads * self._dim, kv_heads * self._dim, kv_heads * self._dim]
         query, key, value = (
             x.unflatten(-1, (-1, self._dim)).transpose(1, 2) for x in qkv.split(split, -1)

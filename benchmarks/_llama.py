@@ -22,4 +22,6 @@ def random_llama(shape: str) -> LlamaForCausalLM:
         max_position_embeddings=16384,
         tie_word_embeddings=False,
     )
-    return LlamaForCausalLM(config).eval()
+    model = LlamaForCausalLM(config)
+    model.eval()
+    return model

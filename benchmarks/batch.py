@@ -16,7 +16,7 @@ sys.path.pop(0)  # this folder: there pine.py would hide the package `pine`
 import asyncio
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -32,6 +32,7 @@ from pocket import WEIGHTS, data
 from server.engines.hf import HfEngine
 from server.job import Job, Reply, Sampling
 from server.judge.ballot import Ballot, Candidate
+from server.judge.ballot import Case as JudgeCase
 from server.judge.ladder import climb
 from server.pipeline import plan
 from server.prompt import ChatPrompt, Message, Part
@@ -72,13 +73,14 @@ def judge(seed: int) -> Job:
     contest = data.contest(Random(seed), 2, first_wins=0.5)
     candidates = tuple(Candidate(str(i), text, i) for i, text in enumerate(contest.candidates))
     ballot = Ballot(contest.question, candidates, reference=contest.reference or None)
-    return Job("batch", Sampling(max_tokens=1, temperature=0), ballot=ballot, deterministic=True)
+    sampling = Sampling(max_tokens=1, temperature=0)
+    return Job("batch", sampling, case=JudgeCase(ballot), deterministic=True)
 
 
 async def drain(engine: HfEngine, job: Job) -> list[float]:
     """Run a stream to its end; return when each token came."""
     times: list[float] = []
-    async for chunk in await engine.generate(job):
+    async for chunk in await engine.generate(job.work):
         times += [time.perf_counter()] * len(chunk.tokens)
     return times
 
@@ -108,7 +110,7 @@ async def at_once(works: Sequence[Work]) -> list[Any]:
 
 def ways(
     run: Callable[[HfEngine, Job], Awaitable[object]], engine: HfEngine, jobs: Sequence[Job]
-) -> dict[str, Callable[[], Awaitable[list[Any]]]]:
+) -> dict[str, Callable[[], Coroutine[Any, Any, list[Any]]]]:
     """Return the three ways through some requests."""
     free, sure = (
         [partial(run, engine, replace(job, deterministic=deterministic)) for job in jobs]
@@ -135,7 +137,7 @@ def stream_rows(runner: asyncio.Runner, case: Case, count: int, pine: bool, runs
     found = ways(drain, case.engine, jobs)
 
     def rate(way: str) -> float:
-        streams = runner.run(found[way]())
+        streams: list[list[float]] = runner.run(found[way]())
         if way == "in turn":  # each alone, while it decodes
             return statistics.harmonic_mean([decoding([times]) for times in streams])
         return decoding(streams)

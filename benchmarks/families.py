@@ -16,7 +16,7 @@ import argparse
 import copy
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import permutations
 
 import torch
@@ -28,10 +28,9 @@ from transformers import PreTrainedModel
 
 from benchmarks._families import FAMILIES, Family
 from kvedit.hf import Door, open_door
-from kvedit.plain import Plain
-from kvedit.reading import Reading
-from kvedit.rotary import RotaryGeometry
-from pine.reading import Pine
+from kvedit.plain import PlainReading
+from kvedit.reading import LayerKind, Reading
+from pine.reading import PineReading
 from pine.segments import Ids, Segments
 
 PREFIX, SUFFIX = (3, 14, 15, 92), (65, 35, 89)
@@ -44,6 +43,7 @@ class Verdict:
     """What was measured of one family; errors relative to the greatest expected logit.
 
     refusal   the gate's, or None; then the other fields are measured
+    unsuited  why PINE cannot read it, or None; only then what is measured of PINE is
     geometry  per layer, for people
     plain     the plain reading against stock, prefill and decode
     pine      PINE against the float64 oracle, all rows of the prompt
@@ -52,6 +52,7 @@ class Verdict:
     """
 
     refusal: str | None
+    unsuited: str | None = None
     geometry: str = ""
     plain: float = 0.0
     pine: float = 0.0
@@ -72,12 +73,18 @@ def measure(family: Family) -> Verdict:
     if door.refusal is not None:
         return Verdict(door.refusal)
     prompt = len(segments.ids)
-    plain, pine = logits(door, Plain(), ids, prompt), logits(door, Pine(segments), ids, prompt)
-    exact = Door(double(model), door.geometries, None)
-    oracle = exact.forward(ids[:, :prompt], OracleReading(segments), keep=0)
+    plain = logits(door, PlainReading(), ids, prompt)
+    unsuited = door.suits(PineReading(segments))
+    geometry = ", ".join(dict.fromkeys(map(described, door.layers)))
+    if unsuited is not None:
+        return Verdict(None, unsuited, geometry, off(plain, stock))
+    pine = logits(door, PineReading(segments), ids, prompt)
+    exact = replace(door, model=double(model))
+    oracle = exact.run(ids[:, :prompt], OracleReading(segments), keep=0)
     return Verdict(
         None,
-        ", ".join(dict.fromkeys(map(described, door.geometries))),
+        None,
+        geometry,
         off(plain, stock),
         off(pine[:, :prompt], oracle),
         off(pine, plain),
@@ -104,7 +111,7 @@ def permuted(door: Door) -> Iterator[Tensor]:
     for documents in permutations(DOCUMENTS):
         segments = Segments(PREFIX, documents, SUFFIX).canonical()
         ids, prompt = torch.tensor([segments.ids + STEPS]), len(segments.ids)
-        yield logits(door, Pine(segments), ids, prompt)[:, prompt - 1 :]
+        yield logits(door, PineReading(segments), ids, prompt)[:, prompt - 1 :]
 
 
 def off(found: Tensor, expected: Tensor) -> float:
@@ -113,16 +120,20 @@ def off(found: Tensor, expected: Tensor) -> float:
     return float((found.double() - exact).abs().max() / exact.abs().max())
 
 
-def described(geometry: RotaryGeometry | None) -> str:
+def described(layer: LayerKind) -> str:
     """Return one layer's geometry for people."""
-    return "no positions" if geometry is None else f"{geometry.width} {geometry.layout}"
+    geometry = layer.geometry
+    own = "no positions" if geometry is None else f"{geometry.width} {geometry.layout}"
+    return own if layer.window is None else f"{own} in a window of {layer.window}"
 
 
-def markdown(supported: dict[Family, bool]) -> str:
-    """Return the README's table of families and whether the gate accepted them."""
-    lines = ["| family | supported | why not |", "|---|---|---|"]
-    for family, accepted in supported.items():
-        lines.append(f"| {family.name} | {'yes' if accepted else 'no'} | {family.why} |")
+def markdown(verdicts: dict[Family, Verdict]) -> str:
+    """Return the README's table of families, and whether readings may use them."""
+    lines = ["| family | readings | PINE | why not |", "|---|---|---|---|"]
+    for family, seen in verdicts.items():
+        door, pine = (not each for each in (seen.refusal, seen.refusal or seen.unsuited))
+        answers = " | ".join("yes" if each else "no" for each in (door, pine))
+        lines.append(f"| {family.name} | {answers} | {family.why} |")
     return "\n".join(lines)
 
 
@@ -134,8 +145,8 @@ def show(verdicts: dict[Family, Verdict]) -> None:
     for family, seen in verdicts.items():
         if seen.refusal is None:
             bits = "bitwise equal" if seen.bitwise else "differ"
-            errors = f"{seen.plain:.1e}", f"{seen.pine:.1e}"
-            table.add_row(family.name, "yes", seen.geometry, *errors, bits)
+            pine = (f"{seen.pine:.1e}", bits) if seen.unsuited is None else (seen.unsuited, "")
+            table.add_row(family.name, "yes", seen.geometry, f"{seen.plain:.1e}", *pine)
         else:
             table.add_row(family.name, seen.refusal)
     Console().print(table)
@@ -150,7 +161,7 @@ def main() -> None:
     options = parser.parse_args()
     verdicts = {family: measure(family) for family in FAMILIES}
     if options.markdown:
-        print(markdown({family: seen.refusal is None for family, seen in verdicts.items()}))
+        print(markdown(verdicts))
     else:
         show(verdicts)
     if options.json:

@@ -21,8 +21,8 @@ import torch
 from benchmarks._harness import Row, arguments, medians, show
 from benchmarks._llama import random_llama
 from benchmarks.pine import CASES, WAYS, Sides
+from kvedit.executors import cpu
 from kvedit.hf import open_door
-from pine import cpu
 
 MEGABYTE = 2**20
 MODEL = 94e6 * 4 / MEGABYTE
@@ -41,11 +41,13 @@ def resident(field: str) -> float:
 def peak(case: str, way: str) -> float:
     """Return the most that one way holds above model and loops, MB, or what the loops take."""
     torch.set_num_threads(2)
-    sides = Sides(open_door(random_llama("94M")), case, ways=(way,))
+    model = random_llama("94M")
     before = resident("VmRSS")
-    cpu.prepare()
+    if (refusal := cpu.refusal(torch.float32)) is not None:
+        raise SystemExit(f"loops must run to be measured, got: {refusal}")
     if way == LOOPS:
         return resident("VmRSS") - before
+    sides = Sides(open_door(model), case, ways=(way,))
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     before = resident("VmRSS")

@@ -13,13 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from transformers import DynamicCache, LlamaConfig
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from benchmarks._harness import Row, arguments, show, timed
 from benchmarks._lean import Lean
 from benchmarks._llama import SHAPES, random_llama
 from kvedit.hf import Door, open_door
-from pine.reading import Pine
+from pine.reading import PineReading
 from pine.segments import Segments
 
 CASES = {"2 x 512": (2, 512), "20 x 128": (20, 128), "100 x 64": (100, 64), "4 x 2048": (4, 2048)}
@@ -54,9 +54,14 @@ class Floor:
     length: int
 
     @property
+    def kv_heads(self) -> int:
+        """Return how many key heads a layer has."""
+        return self.config.num_key_value_heads or self.config.num_attention_heads
+
+    @property
     def weights(self) -> int:
         """Return the weights of the layers: one multiplication and addition per token each."""
-        hidden, kv = self.config.hidden_size, self.config.num_key_value_heads * 64
+        hidden, kv = self.config.hidden_size, self.kv_heads * 64
         per_layer = hidden * (2 * hidden + 2 * kv + 3 * self.config.intermediate_size)
         return int(per_layer * self.config.num_hidden_layers)
 
@@ -75,7 +80,7 @@ class Floor:
         """Return the bytes that PINE reads per token over plain attention's."""
         inside = self.documents * self.length
         head = self.config.vocab_size * self.config.hidden_size
-        kv = self.config.num_key_value_heads * 64 * self.config.num_hidden_layers
+        kv = self.kv_heads * 64 * self.config.num_hidden_layers
         plain = self.weights + head + 2 * kv * (inside + 2 * OUTSIDE)
         return (plain + kv * inside) / plain
 
@@ -84,19 +89,21 @@ class Sides:
     """All ways through one prompt, or some of them; each measurement returns seconds."""
 
     def __init__(self, door: Door, case: str, ways: tuple[str, ...] = WAYS) -> None:
+        assert isinstance(door.model, LlamaForCausalLM)
         self._door, self._segments = door, prompt(case).canonical()
         self._ids = torch.tensor([self._segments.ids])
         self._token = torch.tensor([[7]])
         room = self._ids.shape[1] + 1024
         self._lean = Lean(door.model, room) if "lean" in ways else None  # it copies the weights
-        self._cache, self._reading = DynamicCache(config=door.model.config), Pine(self._segments)
+        self._cache = DynamicCache(config=door.model.config)
+        self._reading = PineReading(self._segments)
 
     def prefill(self, way: str) -> float:
         """Read the prompt."""
         if self._lean is not None:
             self._lean.length = 0
         self._cache = DynamicCache(config=self._door.model.config)
-        self._reading = Pine(self._segments)
+        self._reading = PineReading(self._segments)
         return timed(lambda: self._step(way, self._ids))
 
     def decode(self, way: str) -> float:
@@ -129,6 +136,7 @@ def measure(door: Door, shape: str, case: str, runs: int) -> list[Row]:
             if turn:  # the first turn warms up
                 prefills[name].append(prefill)
                 decodes[name].append(decode)
+    assert isinstance(door.model, LlamaForCausalLM)
     floor = Floor(door.model.config, *CASES[case])
     rows = []
     for phase, found, least in (

@@ -22,7 +22,7 @@ from benchmarks._harness import Row, arguments, medians, show, timed
 from pocket import WEIGHTS
 from pocket.tokenizer import build
 from server.engines.hf import HfEngine
-from server.job import Job, Sampling
+from server.job import Sampling, Work
 from server.prompt import TokenPrompt
 
 NEW = 256  # tokens
@@ -49,9 +49,11 @@ def random_engine() -> HfEngine:
         num_key_value_heads=2,
         max_position_embeddings=2048,
         initializer_range=0.2,
-        attn_implementation="sdpa",
     )
-    return HfEngine(LlamaForCausalLM(config).eval(), tokenizer, name="random Llama")
+    model = LlamaForCausalLM(config)
+    model.set_attn_implementation("sdpa")
+    model.eval()
+    return HfEngine(model, tokenizer, name="random Llama")
 
 
 @dataclass
@@ -82,7 +84,8 @@ class Sides:
         return seconds
 
     def _generate(self) -> None:
-        output = self.model.generate(
+        generate: Any = self.model.generate
+        output = generate(
             self.prompt,
             attention_mask=torch.ones_like(self.prompt),
             max_new_tokens=NEW,
@@ -92,7 +95,7 @@ class Sides:
 
     async def _stream(self) -> None:
         prompt = TokenPrompt(tuple(self.prompt[0].tolist()))
-        chunks = await self.engine.generate(Job("plain", CASES[self.case][0], (prompt,)))
+        chunks = await self.engine.generate(Work((prompt,), CASES[self.case][0]))
         self.tokens = [token.id async for chunk in chunks for token in chunk.tokens]
 
 

@@ -19,10 +19,10 @@ if __name__ == "__main__":  # not this folder, whose names would hide packages: 
 
 import copy
 import statistics
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from random import Random
-from typing import Any
 
 import torch
 from models import tiny_llama
@@ -32,10 +32,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.models.llama.modeling_llama import rotate_half
 
 from benchmarks._harness import Row, arguments, show
-from kvedit.hf import Door, open_door
-from kvedit.plain import Plain, causal
-from kvedit.reading import Layer, Reading
-from pine.reading import Pine
+from kvedit.executors import Executor
+from kvedit.gate import causal_mask
+from kvedit.hf import Door, Reader, open_door
+from kvedit.plain import PlainReading
+from kvedit.reading import Layer
+from kvedit.together import Alone
+from pine.reading import PineReading
 from pine.segments import Ids, Segments
 from pocket import WEIGHTS, data
 
@@ -46,25 +49,21 @@ Inputs = tuple[Tensor, Tensor, Tensor]
 
 
 class Recorder:
-    """A reading that keeps what each layer was given while another one answers."""
+    """A reader that keeps what each layer was given while another one answers."""
 
-    def __init__(self, reading: Reading) -> None:
+    def __init__(self, reader: Reader) -> None:
         self.seen: dict[int, tuple[Layer, list[Inputs]]] = {}
-        self._reading = reading
+        self._reader = reader
 
     def read(self, layer: Layer, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Keep the inputs, and read (see `kvedit.reading.Reading`)."""
+        """Keep the inputs, and read (see `kvedit.together.Alone`)."""
         self.seen.setdefault(layer.index, (layer, []))[1].append((query, key, value))
-        return self._reading.read(layer, query, key, value)
+        return self._reader.read(layer, query, key, value)
 
     def inputs(self, index: int) -> tuple[Tensor, Tensor]:
         """Return a layer's queries and keys of all tokens, neither rotated."""
         query, key, _ = (torch.cat(each, 2) for each in zip(*self.seen[index][1], strict=True))
         return query, key
-
-    def report(self) -> Mapping[str, Any]:
-        """Return nothing."""
-        return {}
 
 
 class Stock:
@@ -88,7 +87,7 @@ class Stock:
         self._cached: dict[int, tuple[Tensor, Tensor]] = {}
 
     def read(self, layer: Layer, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Read the prompt at once, then what follows (see `kvedit.reading.Reading`)."""
+        """Read the prompt at once, then what follows (see `kvedit.together.Alone`)."""
         groups = query.shape[1] // key.shape[1]
         keys, values = (x.repeat_interleave(groups, 1) for x in (key, value))
         if layer.index in self._cached:
@@ -102,10 +101,6 @@ class Stock:
             asking = query[:, :, rows.start - start : rows.stop - start]
             outputs.append(self._rows(layer, rows, asking, keys, values))
         return torch.cat(outputs, 2)
-
-    def report(self) -> Mapping[str, Any]:
-        """Return nothing."""
-        return {}
 
     def _blocks(self, start: int, end: int) -> Iterator[slice]:
         """Yield rows that see documents at the same places: a document's, or one suffix token."""
@@ -134,7 +129,7 @@ class Stock:
             rotated(layer, query, positions),
             rotated(layer, keys, at),
             values,
-            attn_mask=causal(positions, at[0]),
+            attn_mask=causal_mask(positions, at[0]),
             scale=layer.scaling,
         )
 
@@ -164,7 +159,8 @@ def rotated(layer: Layer, vectors: Tensor, positions: Tensor) -> Tensor:
     angles = positions[..., None].to(precise) * layer.geometry.inv_freq.to(precise)
     angles = torch.cat([angles, angles], -1)
     cos, sin = angles.cos().to(vectors.dtype), angles.sin().to(vectors.dtype)
-    return vectors * cos + rotate_half(vectors) * sin
+    partner: Tensor = rotate_half(vectors)
+    return vectors * cos + partner * sin
 
 
 PROMPTS = 6  # of a trained model
@@ -214,14 +210,20 @@ def pieces(segments: Segments, after: Ids) -> list[Tensor]:
     return [torch.tensor([segments.ids]), *torch.tensor([after]).split(1, 1)]
 
 
-def logits(door: Door, reading: Reading, ids: list[Tensor]) -> Tensor:
+def ours(cut: Segments | None, executor: Executor) -> Reader:
+    """Return the plain reading, or PINE of some segments."""
+    return Alone(PlainReading() if cut is None else PineReading(cut), executor)
+
+
+def logits(door: Door, reader: Reader, ids: list[Tensor]) -> Tensor:
     """Return the logits of all tokens."""
-    return torch.cat([door.forward(piece, reading, keep=0) for piece in ids], 1)
+    return torch.cat([door.run(piece, reader, keep=0) for piece in ids], 1)
 
 
-def attention(reading: Reading, layer: Layer, inputs: list[Inputs], dtype: torch.dtype) -> Tensor:
+def attention(reader: Reader, layer: Layer, inputs: list[Inputs], dtype: torch.dtype) -> Tensor:
     """Return the output of one layer alone, given the inputs in some dtype."""
-    return torch.cat([reading.read(layer, *(x.to(dtype) for x in each)) for each in inputs], 2)
+    given = ([tensor.to(dtype) for tensor in each] for each in inputs)
+    return torch.cat([reader.read(layer, *each) for each in given], 2)
 
 
 def off(found: Tensor, exact: Tensor) -> float:
@@ -239,23 +241,23 @@ def off_by_token(found: Tensor, exact: Tensor) -> list[float]:
 def rows_of(name: str, dtype: torch.dtype, prompts_at_most: int = PROMPTS) -> list[Row]:
     """Return the errors of both readings beside stock's, as medians over layers or tokens."""
     model, prompts = models()[name]()
-    door = open_door(model.to(dtype))
+    door = open_door(model.to(dtype))  # type: ignore[arg-type]  # transformers hides torch's `to`
     assert door.refusal is None
-    exact = Door(copy.deepcopy(door.model).double(), door.geometries, None)
+    exact = replace(door, model=copy.deepcopy(door.model).double())
     errors: dict[str, list[tuple[float, float]]] = {}
     for segments, after in prompts[:prompts_at_most]:
         ids = pieces(segments, after)
         for reading, cut in (("plain", None), ("PINE", segments)):
-            runs = [Recorder(Plain() if cut is None else Pine(cut)), Recorder(Stock(cut))]
-            ours, stock = (
+            runs = [Recorder(ours(cut, door.executor)), Recorder(Stock(cut))]
+            own, stock = (
                 off_by_token(logits(door, run, ids), logits(exact, Stock(cut, run), ids))
                 for run in runs
             )
-            errors.setdefault(f"{reading}, logits", []).extend(zip(ours, stock, strict=True))
+            errors.setdefault(f"{reading}, logits", []).extend(zip(own, stock, strict=True))
             for layer, inputs in runs[0].seen.values():
-                alone = Plain() if cut is None else Pine(cut)
                 truth = attention(Stock(cut), layer, inputs, torch.float64)
-                found = [attention(r, layer, inputs, dtype) for r in (alone, Stock(cut))]
+                readers = (ours(cut, door.executor), Stock(cut))
+                found = [attention(each, layer, inputs, dtype) for each in readers]
                 each = errors.setdefault(f"{reading}, attention", [])
                 each.append((off(found[0], truth), off(found[1], truth)))
     case = f"{name}, {str(dtype)[6:]}"

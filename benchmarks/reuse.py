@@ -22,26 +22,26 @@ from benchmarks._harness import Row, arguments, medians, show
 from benchmarks._llama import random_llama
 from pocket import WEIGHTS, data
 from server.engines.hf import HfEngine
-from server.job import Job, Sampling
+from server.job import Sampling, Work
 from server.prompt import ChatPrompt, Message, Part
 from server.stages.pine import Pine
 
 DOCUMENTS = 20
 
 
-def question(documents: Sequence[str], asked: str) -> Job:
+def question(documents: Sequence[str], asked: str) -> Work:
     """Return a deterministic request for one token."""
     parts = [Part(f"{text}\n\n", group="documents") for text in documents]
     prompt = ChatPrompt((Message("user", (*parts, Part(asked))),))
     sampling = Sampling(max_tokens=1, temperature=0)
-    return Job("reuse", sampling, (prompt,), reading=Pine().reading, deterministic=True)
+    return Work((prompt,), sampling, reading=Pine().reading, deterministic=True)
 
 
-async def first_token(engine: HfEngine, job: Job) -> tuple[float, int]:
+async def first_token(engine: HfEngine, work: Work) -> tuple[float, int]:
     """Return the time to the answer's first token, seconds, and how many tokens were at hand."""
     start = time.perf_counter()
     cached = 0
-    async for chunk in await engine.generate(job):
+    async for chunk in await engine.generate(work):
         cached = chunk.usage.cached_tokens if chunk.usage else cached
     return time.perf_counter() - start, cached
 

@@ -106,9 +106,10 @@ class Measuring:
         allowed = TURN_ROUNDINGS * rounding(query.dtype)
         least = torch.inf
         for candidate in self._candidates:
-            pairs = ((query, stock.query), (key, stock.key))
-            turned = ((turn_as_trained(candidate, raw, self._positions), raw, to) for raw, to in pairs)
-            worst = max(turn_error(*each) for each in turned)
+            worst = max(
+                turn_error(turn_as_trained(candidate, raw, self._positions), raw, expected)
+                for raw, expected in ((query, stock.query), (key, stock.key))
+            )
             if worst <= allowed:
                 return candidate
             least = min(least, worst)

@@ -1,5 +1,6 @@
-"""Group positions (arXiv 2505.16983): source and target count their own positions, so that one
-grows while the other is written, and nothing is read again.
+"""Group positions (arXiv 2505.16983): source and target count their own positions.
+
+So one grows while the other is written, and nothing is read again.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class GroupPositionReading:
         for _, target in self._spans.values():
             target.retract(count)
 
-    def suits(self, layers: Sequence[LayerKind]) -> str | None:
+    @staticmethod
+    def suits(layers: Sequence[LayerKind]) -> str | None:
         """Return why a model cannot be read so: every layer must see the whole text."""
         return whole_text(layers)
 

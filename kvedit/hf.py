@@ -18,6 +18,10 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from kvedit.executors import Executor
+from kvedit.executors.cases import Shape
+from kvedit.executors.choice import Choice, choose
+from kvedit.executors.torch import TorchExecutor
 from kvedit.gate import (
     LOGIT_ERROR,
     NUDGES,
@@ -30,9 +34,6 @@ from kvedit.gate import (
     error,
     spread_positions,
 )
-from kvedit.executors import Executor
-from kvedit.executors.choice import Choice, Shape, choose
-from kvedit.executors.torch import TorchExecutor
 from kvedit.plain import PlainReading
 from kvedit.reading import Layer, LayerKind, Reading
 from kvedit.rotary import Layout, RotaryGeometry
@@ -142,7 +143,7 @@ def open_door(model: PreTrainedModel, executor: Executor | None = None) -> Door:
     return Door(model, layers, choice, None)
 
 
-def _attention(
+def _attention(  # noqa: PLR0913  transformers calls it with so many
     module: nn.Module,
     query: Tensor,
     key: Tensor,

@@ -1,5 +1,6 @@
-"""LM-Infinite (Han et al., arXiv 2308.16137): the recent tokens where they are, the first ones
-always at one distance, and nothing between; so a text has no end.
+"""LM-Infinite (Han et al., arXiv 2308.16137): recent tokens where they are, first ones always near.
+
+What lies between is not seen, so a text has no end.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class LmInfiniteReading:
         self._spans: dict[int, tuple[Span, Span]] = {}  # first tokens, raw; and the ring
         self._narrow = PlainReading()
 
-    def suits(self, layers: Sequence[LayerKind]) -> str | None:
+    @staticmethod
+    def suits(layers: Sequence[LayerKind]) -> str | None:
         """Return why a model cannot be read so: no more than what the gate says of a layer."""
         return unreadable(layers)
 

@@ -23,21 +23,25 @@ class PlainReading:
     @classmethod
     def holding(
         cls,
+        length: int,
         layers: Mapping[int, tuple[Tensor, Tensor]],
         geometries: Sequence[RotaryGeometry | None],
     ) -> PlainReading:
         """Return a reading that has read some tokens already.
 
+        length      how many
         layers      by layer, keys rotated for their positions and values, [batch, kv_heads, kv,
-                    dim]
+                    dim] each: of all tokens, or of the last ones, where no more are seen
         geometries  of all layers
         """
         reading = cls()
         for index, (key, value) in layers.items():
-            reading._spans[index] = Span.holding(geometries[index], key, value)
+            first = length - key.shape[2]
+            reading._spans[index] = Span.holding(geometries[index], key, value, first)
         return reading
 
-    def suits(self, layers: Sequence[LayerKind]) -> str | None:
+    @staticmethod
+    def suits(layers: Sequence[LayerKind]) -> str | None:
         """Return why a model cannot be read so: no more than what the gate says of a layer."""
         return unreadable(layers)
 

@@ -50,7 +50,8 @@ class Layer:
 class Reading(Protocol):
     """What the tokens of one sequence look at; one object per sequence, it owns the cache."""
 
-    def suits(self, layers: Sequence[LayerKind]) -> str | None:
+    @staticmethod
+    def suits(layers: Sequence[LayerKind]) -> str | None:
         """Return why a model of these layers cannot be read so, or None."""
         ...
 

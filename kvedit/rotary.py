@@ -173,9 +173,7 @@ class RotaryGeometry:
         return rows[..., : self.width], rows[..., self.width :]
 
 
-def turn_as_trained(
-    geometry: RotaryGeometry | None, vectors: Tensor, positions: Tensor
-) -> Tensor:
+def turn_as_trained(geometry: RotaryGeometry | None, vectors: Tensor, positions: Tensor) -> Tensor:
     """Turn vectors by angles that are rounded at any position, as the stock model does it."""
     if geometry is None:
         return vectors

@@ -6,12 +6,11 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    piece: Any
+    piece: object
     size: int
 
 
@@ -30,7 +29,7 @@ class Shelf:
         self._lock = Lock()
         self.used = 0  # bytes
 
-    def take(self, key: Hashable) -> Any | None:
+    def take(self, key: Hashable) -> object | None:
         """Return a piece, or None if it is not here."""
         with self._lock:
             kept = self._kept.get(key)
@@ -39,7 +38,7 @@ class Shelf:
             self._kept.move_to_end(key)
             return kept.piece
 
-    def put(self, key: Hashable, piece: Any, size: int) -> None:
+    def put(self, key: Hashable, piece: object, size: int) -> None:
         """Keep a piece of some bytes; one that exceeds the whole budget is not kept."""
         if size > self._budget:
             return

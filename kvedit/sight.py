@@ -6,7 +6,7 @@ A reading answers a forward with rows. It multiplies nothing; an executor attend
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -43,6 +43,15 @@ class Sight:
         """Return whether the span stands at one place for all rows."""
         return self.away is None and isinstance(self.start, int)
 
+    def after(self, skipped: int) -> Sight:
+        """Return what the rows behind the first ones look at."""
+        start, visible = self.start, self.visible.after(skipped)
+        if isinstance(start, Tensor) and start.dim() and start.shape[-1] > 1:
+            start = start[..., skipped:]
+        if start is self.start and visible is self.visible:
+            return self
+        return replace(self, start=start, visible=visible)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ranked:
@@ -63,6 +72,9 @@ class Ranked:
     told: Callable[[Tensor], None] | None = None
 
 
+Sights = tuple[Sight | Ranked, ...]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
     """Some of a forward's new tokens, where they stand, and what they look at.
@@ -74,7 +86,7 @@ class Rows:
 
     tokens: slice
     place: int
-    sights: tuple[Sight | Ranked, ...]
+    sights: Sights
 
     @property
     def count(self) -> int:
@@ -85,4 +97,9 @@ class Rows:
         """Return the last of them."""
         skipped = self.count - count
         tokens = slice(self.tokens.start + skipped, self.tokens.stop)
-        return Rows(tokens, self.place + skipped, self.sights)
+        sights = self.sights
+        if skipped:
+            sights = tuple(
+                each.after(skipped) if isinstance(each, Sight) else each for each in sights
+            )
+        return Rows(tokens, self.place + skipped, sights)

@@ -25,22 +25,25 @@ class Span:
     appended is turned when somebody reads it: an executor may do that on its way.
     """
 
-    __slots__ = ("_begin", "_keys", "_pending", "_values", "first", "geometry", "length")
+    __slots__ = ("_begin", "_keys", "_pending", "_shared", "_values", "first", "geometry", "length")
 
     def __init__(self, geometry: RotaryGeometry | None, first: int = 0) -> None:
         self.geometry = geometry
         self.first = self.length = first
         self._begin = 0  # of the oldest token that is held, in the buffers
+        self._shared = 0  # what lies before is read by others too: it is not written again
         self._keys: Tensor | None = None
         self._values: Tensor | None = None
         self._pending: list[Pair] = []
 
     @classmethod
-    def holding(cls, geometry: RotaryGeometry | None, keys: Tensor, values: Tensor) -> Span:
-        """Return a span of keys that are turned already, for places from 0 on; they are shared."""
-        span = cls(geometry)
+    def holding(
+        cls, geometry: RotaryGeometry | None, keys: Tensor, values: Tensor, first: int = 0
+    ) -> Span:
+        """Return a span of keys that are turned already, for places from `first` on; shared."""
+        span = cls(geometry, first)
         span._keys, span._values = (_in_rows(each) for each in (keys, values))
-        span.length = keys.shape[2]
+        span.length, span._shared = first + keys.shape[2], keys.shape[2]
         return span
 
     @property
@@ -100,9 +103,10 @@ class Span:
 
     def retract(self, count: int) -> None:
         """Forget the newest tokens: others take their places."""
-        self._settled()
-        assert count <= self.held, "a span retracts what it holds"
-        self.length -= count
+        assert 0 <= count <= self.held, "a span retracts what it holds"
+        if count:
+            self._settled()
+            self.length -= count
 
     def cut(self, begin: int, end: int) -> Span:
         """Return the tokens at some places of the frame as a span, which stay where they are.
@@ -116,6 +120,8 @@ class Span:
         if keys is not None and values is not None:
             rows = slice(begin - self.first, end - self.first)
             part._keys, part._values = keys[:, :, rows], values[:, :, rows]
+            part._shared = part.held
+            self._shared = max(self._shared, self._begin + rows.stop)
         return part
 
     def _settled(self) -> Pair:
@@ -143,7 +149,7 @@ class Span:
         old = held - key.shape[2]
         if self._keys is None or self._values is None:
             self._keys = self._values = key[:, :, :0]
-        if self._keys.shape[2] < self._begin + held:
+        if self._keys.shape[2] < self._begin + held or self._begin + old < self._shared:
             # a ring's buffers do not grow: what it drops makes room, and is left behind
             room = max(FIRST_CAPACITY, held if not old else 2 * held)
             rows = slice(self._begin, self._begin + old)
@@ -151,7 +157,7 @@ class Span:
             self._keys, self._values = (
                 _grown(*each, room) for each in zip(kept, (key, value), strict=True)
             )
-            self._begin = 0
+            self._begin = self._shared = 0
         return self._keys, self._values
 
 

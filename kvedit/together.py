@@ -115,9 +115,8 @@ class Together:
                 packs = getattr(self._executor, "packs", None)
                 if packs is not None and len(rows) > 1:
                     self._packs = list(packs(rows, self._tokens, vectors[0]))
-            for pack in self._packs:
-                if all(member in rows for member in pack.members):
-                    pieces.append((pack.members, pack.read(layer, *vectors, rows)))
+            whole = (pack for pack in self._packs if rows.keys() >= set(pack.members))
+            pieces.extend((pack.members, pack.read(layer, *vectors, rows)) for pack in whole)
         except Exception:
             log.exception("prompts in one pass failed; each goes on alone")
             self._packs = []

@@ -55,7 +55,14 @@ class Visibility:
         if self is everything:
             return None
         lower, upper = (torch.as_tensor(each, device=own.device) for each in self.bounds(own))
-        return (kv >= lower[..., None]) & (kv < upper[..., None])
+        seen = (kv >= lower[..., None]) & (kv < upper[..., None])
+        return seen.expand(len(own), len(kv))
+
+    def after(self, skipped: int) -> Visibility:
+        """Return what the rows behind the first ones see."""
+        if not isinstance(self.count, Tensor) or not self.count.dim():
+            return self
+        return Visibility(self.nearest, self.farthest, self.count[skipped:])
 
 
 everything = Visibility()
@@ -77,9 +84,7 @@ def first(count: Bound) -> Visibility:
     return Visibility(count=count)
 
 
-def _tighter(
-    choose: Callable[[int, int], int], one: int | None, other: int | None
-) -> int | None:
+def _tighter(choose: Callable[[int, int], int], one: int | None, other: int | None) -> int | None:
     if one is None or other is None:
         return one if other is None else other
     return choose(one, other)

@@ -49,7 +49,8 @@ class PineReading:
         self._borders: tuple[int, ...] | None = None
         self._forward = (0, 0)  # tokens of the forward that runs, or ran last
 
-    def suits(self, layers: Sequence[LayerKind]) -> str | None:
+    @staticmethod
+    def suits(layers: Sequence[LayerKind]) -> str | None:
         """Return why a model cannot be read so: every layer must see the whole text."""
         return whole_text(layers)
 

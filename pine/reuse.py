@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 from kvedit.shelf import Shelf
 from kvedit.spans import Span, SpanSet
@@ -62,7 +63,7 @@ class Reuse:
             if self._shelf is not None and cut in self.cuts[1:]:
                 kept = self._shelf.take(self._keys[cut])
                 if kept is not None:
-                    return dict(kept), cut
+                    return dict(cast("Mapping[int, Piece]", kept)), cut
         return {}, 0
 
     def keep(self, first: int, last: int, pieces: Mapping[int, Piece]) -> None:

@@ -92,6 +92,7 @@ class Contest:
 
     @property
     def winner(self) -> int | None:
+        """Return the only right candidate's index, or None if it is not the only one."""
         return self.right.index(True) if sum(self.right) == 1 else None
 
 
@@ -124,11 +125,12 @@ def describe(person: Person) -> str:
 
 
 def ask(random: Random, name: str, attribute: Attribute) -> str:
+    """Return a question for somebody's attribute."""
     return random.choice(QUESTIONS).format(attribute.noun, name)
 
 
 def end_heavy(count: int) -> list[float]:
-    """Weights with which documents are asked for: end_heavy(5) = [3, 1.5, 1, 1.5, 3]."""
+    """Return weights with which documents are asked for: [3, 1.5, 1, 1.5, 3] for five."""
     nearest_end = (min(index, count - 1 - index) for index in range(count))
     return [END_WEIGHTS[near] if near < len(END_WEIGHTS) else 1.0 for near in nearest_end]
 
@@ -348,10 +350,12 @@ def judging_sample(random: Random, documents: int, most_candidates: int) -> list
 
 
 def story(random: Random, documents: int) -> str:
+    """Return descriptions of so many people."""
     return "\n\n".join(describe(person) for person in people(random, documents))
 
 
 def story_sample(random: Random, documents: int) -> list[Piece]:
+    """Return a story to learn as plain text."""
     return [Piece("<|bos|>"), Piece(f"{story(random, documents)}<|end|>", PLAIN_WEIGHT)]
 
 

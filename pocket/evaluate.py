@@ -24,7 +24,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from kvedit.hf import open_door
-from pine.reading import Pine
+from pine.reading import PineReading
 from pine.segments import Segments
 from pocket import WEIGHTS, data
 
@@ -47,6 +47,7 @@ class Prompt:
 
     @property
     def text(self) -> str:
+        """Return the whole prompt."""
         return self.prefix + "".join(self.documents) + self.suffix
 
 
@@ -74,10 +75,12 @@ class Pocket:
         self.model.train(False)
 
     def encode(self, text: str) -> list[int]:
+        """Return a text's token ids, without any that mark its start."""
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
         return ids
 
     def reply(self, tokens: Sequence[int], logits: Tensor) -> Reply:
+        """Return an answer's tokens up to the end token as text."""
         end = self.tokenizer.eos_token_id
         kept = tokens[: tokens.index(end)] if end in tokens else tokens
         return Reply(str(self.tokenizer.decode(list(kept))), logits)
@@ -124,7 +127,7 @@ class Pocket:
             segments = Segments(
                 tuple(self.encode(prompt.prefix)), documents, tuple(self.encode(prompt.suffix))
             ).canonical()
-            reading = Pine(segments)
+            reading = PineReading(segments)
             first = logits = door.forward(torch.tensor([segments.ids]), reading)[0, -1]
             answer = [int(logits.argmax())]
             while answer[-1] != self.tokenizer.eos_token_id and len(answer) < LONGEST_ANSWER:
@@ -135,6 +138,7 @@ class Pocket:
 
 
 def reading_prompt(documents: Sequence[str], question: str) -> Prompt:
+    """Return a prompt that asks a question about documents."""
     return Prompt(OPEN, tuple(f"{text}\n\n" for text in documents), question + CLOSE)
 
 

@@ -109,7 +109,7 @@ def teach(
         else:
             ids, weights = contests(lessons, tokenizer, random, done)
         loss, right = loss_of(model, ids, weights)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad()

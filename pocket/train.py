@@ -273,7 +273,7 @@ def train(recipe: Recipe, out: Path, save_every: int = 200) -> LlamaForCausalLM:
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
     tokenizer = build(recipe.seed)
-    model = LlamaForCausalLM(configuration(tokenizer))  # type: ignore[no-untyped-call]
+    model = LlamaForCausalLM(configuration(tokenizer))
     incline_to_copy(model)
     incline_to_read(model)
     model.to(torch.device(recipe.device))  # type: ignore[arg-type]
@@ -289,7 +289,7 @@ def train(recipe: Recipe, out: Path, save_every: int = 200) -> LlamaForCausalLM:
             ids, weights = draw(recipe, tokenizer, random, most, judging)
             loss, right = loss_of(model, ids, weights)
             course.note(step, right)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             descent.step()
             descent.zero_grad()

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 
 def listed(words: str) -> tuple[str, ...]:
+    """Return words that are written with spaces between them."""
     return tuple(words.split())
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 
 class EvenhandError(Exception):
-    """An error with a place on the wire (the OpenAI error object).
+    """An error as it is told on the wire (the OpenAI error object).
 
     message      one sentence
     status       HTTP status

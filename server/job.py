@@ -1,6 +1,6 @@
 """What travels through the pipeline: a frozen `Job` down, a `Reply` of chunks back up.
 
-Every job has a batch axis: `prompts` is a tuple, and choice `prompt * n + j` is the j-th answer to
+A job may have several prompts: choice `prompt * n + j` is the j-th answer to
 prompt number `prompt`.
 """
 
@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from portia.verdict import Verdict, Vote
 from server.chunk import Chunk
-from server.judge.ballot import Ballot, Call
+from server.judge.ballot import Ballot, Call, Case
 from server.prompt import Prompt
-
-if TYPE_CHECKING:
-    from server.judge.calibration import Calibration
 
 Cut = Literal["whole", "set", "source-target"]
 
@@ -67,35 +64,52 @@ class ReadingSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Work:
+    """What an engine sees of a job.
+
+    prompts        answered each on its own
+    reading        how each prompt is read; None = as the model does it by itself
+    deterministic  compute it in shapes that do not depend on what else runs: the same bits under
+                   any load, at the cost of sharing no forward with other requests
+    """
+
+    prompts: tuple[Prompt, ...]
+    sampling: Sampling
+    reading: ReadingSpec | None = None
+    deterministic: bool = False
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """One request on its way to an engine.
 
-    prompts        the batch
-    reading        how each prompt is read; None = as the model does it by itself
-    ballot         set for a judge's job until it is rendered into `prompts`
-    deterministic  compute it in shapes that do not depend on what else runs: the same bits under
-                   any load, at the cost of sharing no forward with other requests
-    fingerprint    stands for the model and this software
-    stages         names of the plan's stages
-    history        a judge's calls before, on the rung below
-    calibration    the store of slot biases, or None
+    prompts, reading, deterministic  as in `Work`
+    case                             what a judge works on, until its ballot is rendered into
+                                     `prompts`
     """
 
     model: str
     sampling: Sampling
     prompts: tuple[Prompt, ...] = ()
     reading: ReadingSpec | None = None
-    ballot: Ballot | None = None
+    case: Case | None = None
     deterministic: bool = False
     id: str = ""
-    fingerprint: str = ""
-    stages: tuple[str, ...] = ()
-    history: tuple[Call, ...] = ()
-    calibration: Calibration | None = None
 
     def but(self, **changes: Any) -> Job:
         """Return a copy with some fields changed."""
         return replace(self, **changes)
+
+    @property
+    def work(self) -> Work:
+        """Return what an engine sees of it."""
+        return Work(self.prompts, self.sampling, self.reading, self.deterministic, self.id)
+
+    @property
+    def ballot(self) -> Ballot | None:
+        """Return what a judge is asked, or None where it is no judge's job."""
+        return None if self.case is None else self.case.ballot
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +117,7 @@ class Reply:
     """What comes back: a stream of chunks, or a judge's calls; and a note from each stage.
 
     calls       all of them
-    votes       those that decide, candidates by their places
+    votes       those that decide, candidates by their indices
     order_free  True = no order can change one of the votes
     rung        name of the rung on which the orders agreed, or None
     verdict     where it is more than the votes say by themselves, else None

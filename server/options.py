@@ -22,10 +22,13 @@ def read_settings(given: dict[str, Any]) -> Settings:
     """
     from pydantic import ValidationError
 
+    from server.errors import PlanError
     from server.settings import Settings
 
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
+    except PlanError as error:
+        fail(error.message)
     except ValidationError as error:
         fail(_said(error.errors(include_url=False, include_context=False)[0]))
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, HttpUrl, SecretStr, field_validator
+from pydantic import Field, HttpUrl, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from server.errors import PlanError
+
 Listed = NoDecode  # `a,b` in the environment, not JSON
+PREFIX = "EVENHAND_"  # of a variable that is ours, in either case
 
 
 class Settings(BaseSettings):
@@ -39,9 +45,10 @@ class Settings(BaseSettings):
     keep_alive_seconds silence in a stream before a comment line
     state_dir          folder of what is kept across restarts: the judge's slot biases; None = it
                        is forgotten when the server stops
+    raises             PlanError  an argument, or a variable with our prefix, that names no setting
     """
 
-    model_config = SettingsConfigDict(env_prefix="EVENHAND_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
     model: Path | None = None
     served_model_name: Annotated[tuple[str, ...], Listed] = ()
@@ -77,9 +84,20 @@ class Settings(BaseSettings):
     keep_alive_seconds: float = Field(15.0, gt=0)
     state_dir: Path | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse(cls, given: object) -> object:
+        """Refuse what would else be ignored in silence: the server would run without it."""
+        ours = [name for name in map(str.upper, os.environ) if name.startswith(PREFIX)]
+        known = [name.upper() for name in cls.model_fields]
+        _check_names("environment variable", PREFIX, [name[len(PREFIX) :] for name in ours], known)
+        if isinstance(given, dict):
+            _check_names("setting", "", given, list(cls.model_fields))
+        return given
+
     @field_validator("served_model_name", "api_keys", mode="before")
     @classmethod
-    def _split(cls, value: Any) -> Any:
+    def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(name.strip() for name in value.split(",") if name.strip())
         return value
@@ -105,3 +123,20 @@ class Settings(BaseSettings):
     def slot_biases(self) -> Path | None:
         """Return the file of the judge's slot biases, or None for memory alone."""
         return None if self.state_dir is None else self.state_dir / "slot_biases.sqlite"
+
+
+def _check_names(kind: str, prefix: str, names: Iterable[str], known: list[str]) -> None:
+    """Refuse a name that is none of the known ones, and tell the nearest; the value may be a key.
+
+    kind    what such a name is called
+    prefix  what is written before all of them
+    """
+    unknown = sorted(set(names).difference(known))
+    if not unknown:
+        return
+    by_case = {name.upper(): name for name in known}
+    near = [by_case[name] for name in get_close_matches(unknown[0].upper(), by_case, n=1)]
+    raise PlanError(
+        f"{kind} must be one that this server knows, got {prefix}{unknown[0][:200]}; "
+        + (f"did you mean {prefix}{near[0]}" if near else "take it away")
+    )

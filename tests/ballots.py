@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from server.job import Job, Sampling
-from server.judge.ballot import Ballot, Candidate
+from server.judge.ballot import Ballot, Candidate, Case
 from server.judge.render import render
 
 
@@ -17,7 +18,13 @@ def ballot(*texts: str, **changes: Any) -> Ballot:
 
 def judging(*texts: str, **changes: Any) -> Job:
     """Return a judge's job."""
-    return Job("m", Sampling(), ballot=ballot(*texts, **changes), fingerprint="fp")
+    return Job("m", Sampling(), case=Case(ballot(*texts, **changes), "fp"))
+
+
+def changed(job: Job, **changes: Any) -> Job:
+    """Return a judge's job with another case."""
+    assert job.case is not None
+    return job.but(case=replace(job.case, **changes))
 
 
 def written(made: Ballot) -> str:

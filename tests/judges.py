@@ -21,6 +21,8 @@ from server.judge.wire import JudgeBody
 from server.protocol.common import parse
 from server.settings import Settings
 
+Candidates = Sequence[str | dict[str, Any]]
+
 ALL: tuple[Ability, ...] = ("text", "logprobs", "attention")
 quick = hypothesis_settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
@@ -46,7 +48,7 @@ async def serving(
         yield client
 
 
-async def judged(client: httpx.AsyncClient, candidates: Any, **body: Any) -> dict[str, Any]:
+async def judged(client: httpx.AsyncClient, candidates: Candidates, **body: Any) -> dict[str, Any]:
     answer = await client.post(
         "/v1/judge", json={"question": "Q?", "candidates": candidates, **body}
     )
@@ -84,7 +86,7 @@ def invariant(reply: Mapping[str, Any], texts: Mapping[str, str]) -> dict[str, A
 
 
 async def asked(
-    engine: Engine, candidates: Any, store: Calibration | None = None, **body: Any
+    engine: Engine, candidates: Candidates, store: Calibration | None = None, **body: Any
 ) -> dict[str, Any]:
     """Return the reply without a server around it, which is quicker."""
     fields = {"question": "Q?", "candidates": candidates, **body}

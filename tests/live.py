@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.applications import Starlette
 
 
 @contextmanager
-def serving(app: FastAPI) -> Iterator[str]:
+def serving(app: Starlette) -> Iterator[str]:
     """Serve an application on a free port; yield its address."""
     config = uvicorn.Config(app, port=0, log_level="warning", access_log=False, ws="none")
     server = uvicorn.Server(config)

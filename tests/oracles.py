@@ -5,8 +5,8 @@ Everything is explicit: one score at a time where it helps reading, positions as
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -43,6 +43,11 @@ def unmoved(vector: Tensor, position: int) -> Tensor:
     return vector
 
 
+def rotary_of(geometry: Geometry | None) -> Callable[[Tensor, int], Tensor]:
+    """Return what puts a vector at a position; anything with `inv_freq` and `layout`, or None."""
+    return unmoved if geometry is None else Rotary(geometry.inv_freq, geometry.layout)
+
+
 def cap_softly(score: Tensor, softcap: float | None) -> Tensor:
     """Return `cap * tanh(score / cap)` (Gemma 2, section 2), or the score where there is no cap."""
     return score if softcap is None else softcap * torch.tanh(score / softcap)
@@ -54,21 +59,65 @@ def softmax_read(scores: list[float], values: list[Tensor]) -> Tensor:
     return (weights[:, None] * torch.stack(values)).sum(0)
 
 
-def causal_attention(
-    query: Tensor, key: Tensor, value: Tensor, rotary: Rotary | None, scaling: float
+Seen = Callable[[int], list[tuple[int, int]]]  # by row: the keys that it sees, and their distances
+
+
+def seen_in_window(window: int | None = None) -> Seen:
+    """Return what rows see of a plain text, or of one where they see the last `window` tokens."""
+    return lambda i: [(j, i - j) for j in range(i + 1) if window is None or i - j < window]
+
+
+def seen_by_lambda(first: int, window: int, cap: int) -> Seen:
+    """Return what rows see by LM-Infinite: what is near, and first tokens at one distance."""
+
+    def seen(i: int) -> list[tuple[int, int]]:
+        near = [(j, i - j) for j in range(i + 1) if i - j < window]
+        return near + [(j, cap) for j in range(min(first, i + 1)) if i - j >= window]
+
+    return seen
+
+
+def seen_by_groups(source: int, offset: int, read: list[int]) -> Seen:
+    """Return what rows see by group positions; the first rows are the source's.
+
+    read  by target token, how many source tokens have been read
+    """
+
+    def seen(i: int) -> list[tuple[int, int]]:
+        if i < source:
+            return [(j, i - j) for j in range(i + 1)]
+        t = i - source
+        from_source = [(j, offset + t - j) for j in range(read[t])]
+        return from_source + [(source + s, t - s) for s in range(t + 1)]
+
+    return seen
+
+
+def attention_at(
+    vectors: tuple[Tensor, Tensor, Tensor],
+    seen: Seen,
+    rotary: Callable[[Tensor, int], Tensor],
+    scaling: float,
+    softcap: float | None = None,
 ) -> Tensor:
-    """Plain causal attention of un-rotated [heads, tokens, dim] and [kv_heads, tokens, dim]."""
+    """Attend to keys at given distances.
+
+    vectors  queries, keys and values, [1, heads, tokens, dim] each, not rotated
+    returns  [heads, tokens, dim] float64
+
+    A score is `(R(distance) q) k`, since `<R(p) q, R(s) k>` depends on `p - s` alone.
+    """
+    query, key, value = (each[0].double() for each in vectors)
     heads, tokens, _ = query.shape
     group = heads // key.shape[0]
-    output = torch.zeros_like(query, dtype=torch.float64)
+    output = torch.zeros_like(query)
     for head in range(heads):
-        keys, values = key[head // group].double(), value[head // group].double()
-        for token in range(tokens):
-            q = query[head, token].double()
-            q = q if rotary is None else rotary(q, token)
-            at = [keys[s] if rotary is None else rotary(keys[s], s) for s in range(token + 1)]
-            scores = [float(q @ k) * scaling for k in at]
-            output[head, token] = softmax_read(scores, list(values[: token + 1]))
+        q, k, v = query[head], key[head // group], value[head // group]
+        for row in range(tokens):
+            keys, distances = zip(*seen(row), strict=True)
+            turned = torch.stack([rotary(q[row], distance) for distance in distances])
+            scores = cap_softly((turned * k[list(keys)]).sum(-1) * scaling, softcap)
+            output[head, row] = torch.softmax(scores, 0) @ v[list(keys)]
     return output
 
 
@@ -146,9 +195,9 @@ class PineOracle:
                 total[d] += weight
         return [i, *sorted(others, key=lambda d: -total[d])]
 
-    def importance(self, q: Tensor, k: Tensor, documents: object) -> dict[int, float]:
+    def importance(self, q: Tensor, k: Tensor, documents: Iterable[int]) -> dict[int, float]:
         """Return mean attention per token of each document, without positions."""
-        listed = list(documents)  # type: ignore[call-overload]
+        listed = list(documents)
         if not listed:
             return {}
         slots = [self.first[d] + t for d in listed for t in range(self.lengths[d])]
@@ -167,28 +216,48 @@ class PineOracle:
         return start
 
 
+class Segments(Protocol):
+    """What is asked of a sequence's segments."""
+
+    @property
+    def prefix(self) -> Sequence[int]: ...
+    @property
+    def lengths(self) -> Sequence[int]: ...
+
+
+class Geometry(Protocol):
+    """What is asked of a layer's rotation."""
+
+    @property
+    def inv_freq(self) -> Tensor: ...
+    @property
+    def layout(self) -> str: ...
+
+
+class Layer(Protocol):
+    """What is asked of a layer."""
+
+    @property
+    def geometry(self) -> Geometry | None: ...
+    @property
+    def scaling(self) -> float: ...
+    @property
+    def softcap(self) -> float | None: ...
+
+
 class OracleReading:
-    """The PINE oracle behind the door of a float64 model: one prefill, batch of one.
+    """The PINE oracle behind the door of a float64 model: one prefill, batch of one."""
 
-    segments  anything with `prefix` and `lengths`
-    """
-
-    def __init__(self, segments: Any) -> None:
+    def __init__(self, segments: Segments) -> None:
         self.segments = segments
 
-    def read(self, layer: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def read(self, layer: Layer, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Return every row's output, [batch, heads, tokens, dim] of un-rotated inputs."""
-        geometry = layer.geometry
-        rotary = Rotary(geometry.inv_freq, geometry.layout) if geometry else unmoved
         oracle = PineOracle(
             len(self.segments.prefix),
             list(self.segments.lengths),
-            rotary,
+            rotary_of(layer.geometry),
             layer.scaling,
             layer.softcap,
         )
         return oracle.attention(query[0], key[0], value[0])[None]
-
-    def report(self) -> dict[str, object]:
-        """Return nothing: the oracle answers nobody."""
-        return {}

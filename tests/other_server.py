@@ -72,7 +72,7 @@ def streamed(*texts: str, end: str = event("", finish_reason="stop") + DONE) -> 
     return StreamingResponse(iter(lines), media_type="text/event-stream")
 
 
-def failed(status: int, body: Any = None, **headers: str) -> Answer:
+def failed(status: int, body: object = None, **headers: str) -> Answer:
     content = {"error": {"message": "It broke. "}} if body is None else body
     sent = {**AT_ONCE, **{name.replace("_", "-"): value for name, value in headers.items()}}
     return lambda asked: JSONResponse(content, status, sent)

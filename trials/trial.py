@@ -66,9 +66,9 @@ class Judge:
 
     def run(self, item: Item) -> dict[str, Any]:
         """Return the settings that a record is made under: all but the data."""
-        judging = self.judging(item)
+        errand = self.judging(item).errand
         made_by = {"evenhand": version("evenhand"), "model": self.name}
-        stages = {"stages": judging.plan.wire(), "fingerprint": judging.head.fingerprint}
+        stages = {"stages": errand.plan.wire(), "fingerprint": errand.head.fingerprint}
         return {**made_by, **stages, **self.fields}
 
     async def ask(self, item: Item, order: tuple[int, ...] | None = None) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Executors: how rows are read on a machine. Speed lives here, and every technique gets it.
 
-    torch  the specification that the others are measured against
-    cpu    loops compiled by Numba, on torch's own threads
-    gpu    Triton kernels
+torch  the specification that the others are measured against
+cpu    loops compiled by Numba, on torch's own threads
+gpu    Triton kernels
 """
 
 from __future__ import annotations

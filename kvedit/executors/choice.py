@@ -5,47 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from kvedit.executors import Executor
+from kvedit.executors import Executor, cpu
+from kvedit.executors.cases import CASES, Shape, masses, outputs
 from kvedit.executors.torch import TorchExecutor
-from kvedit.group_position import GroupPositionReading
-from kvedit.lm_infinite import LmInfiniteReading
-from kvedit.pages import Pages
-from kvedit.plain import PlainReading
-from kvedit.reading import Layer
-from kvedit.sight import Ranked, Rows, Sight
-from kvedit.spans import Span, SpanSet
-from kvedit.visibility import causal
 
 log = logging.getLogger(__name__)
 
 # how much an executor may be off, relative to the greatest entry, in units of rounding
 ROUNDINGS = 8  # of the dtype
 FLOAT_ROUNDINGS = 512  # of float32, in which scores of some size are taken
-SEED = 9
-MOST_HEADS = 2  # key heads: all are read alike
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Shape:
-    """What the attention layers of a model are like, as far as an executor may mind.
-
-    layer            with the model's geometry, scaling and soft cap
-    heads, kv_heads  query heads and key heads
-    dim              dimensions of a head
-    """
-
-    layer: Layer
-    heads: int
-    kv_heads: int
-    dim: int
-    dtype: torch.dtype
-    device: torch.device
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +67,7 @@ def _refusal(make: Callable[[], Executor], shapes: Sequence[Shape]) -> str | Non
     """Return why an executor is not used for layers of these kinds, or None."""
     for shape in shapes:
         try:
-            reason = difference(make(), shape)
+            reason = _unable(shape) or difference(make(), shape)
         except Exception as error:
             return f"it fails with {type(error).__name__}: {error}"
         if reason is not None:
@@ -103,103 +75,27 @@ def _refusal(make: Callable[[], Executor], shapes: Sequence[Shape]) -> str | Non
     return None
 
 
+def _unable(shape: Shape) -> str | None:
+    """Return why a layer's device has nothing but the specification for it, or None."""
+    return cpu.refusal(shape.dtype) if shape.device.type == "cpu" else None
+
+
 @torch.inference_mode()
 def difference(executor: Executor, shape: Shape) -> str | None:
     """Return in what an executor differs from the specification by more than rounding, or None."""
-    own, single = (torch.finfo(dtype).eps for dtype in (shape.dtype, torch.float32))
-    allowed = max(ROUNDINGS * own, FLOAT_ROUNDINGS * single)
-    for what, (make, forwards) in _CASES.items():
-        found, expected = (
-            torch.cat(list(_read(each, make(), shape, forwards)), 2).double()
-            for each in (executor, TorchExecutor())
-        )
-        off = float((found - expected).abs().max())
-        if not off <= allowed * float(expected.abs().max()):
+    both = (executor, TorchExecutor())
+    for what in CASES:
+        read = (torch.cat(list(outputs(each, what, shape)), 2) for each in both)
+        if (off := _off(shape.dtype, *read)) is not None:
             return f"what it reads of {what} is off by {off:.1g}"
-    return None
+    off = _off(shape.dtype, *(masses(each, shape) for each in both))
+    return None if off is None else f"how it weighs a set is off by {off:.1g}"
 
 
-class _Lookers(Protocol):
-    def rows(self, layer: Layer, key: Tensor, value: Tensor) -> Sequence[Rows]: ...
-
-
-def _read(
-    executor: Executor, reading: _Lookers, shape: Shape, forwards: Sequence[int]
-) -> Iterator[Tensor]:
-    """Yield what random tokens read, forward by forward; the same ones for every executor."""
-    generator, group = torch.Generator().manual_seed(SEED), shape.heads // shape.kv_heads
-    kv_heads = min(shape.kv_heads, MOST_HEADS)
-    for count in forwards:
-        query, key, value = (
-            # scores of some size, so that spans differ in weight by more than rounding
-            (scale * torch.randn(1, heads, count, shape.dim, generator=generator))
-            .to(shape.dtype)
-            .to(shape.device)
-            for heads, scale in (
-                (kv_heads * group, 2 / shape.layer.scaling / shape.dim**0.5),
-                (kv_heads, 1),
-                (kv_heads, 1),
-            )
-        )
-        yield executor.read(shape.layer, query, reading.rows(shape.layer, key, value))
-
-
-class _RankedSet:
-    """A prefix, spans that rank each other, and rows behind them that rank for themselves."""
-
-    def __init__(self, prefix: int, sizes: Sequence[int]) -> None:
-        self._prefix, self._sizes = prefix, tuple(sizes)
-        self._end = prefix + sum(sizes)
-        self._known: tuple[tuple[Sight, ...], SpanSet, Span] | None = None
-
-    def rows(self, layer: Layer, key: Tensor, value: Tensor) -> Sequence[Rows]:
-        """Take in the whole prompt first, then what follows it."""
-        found: list[Rows] = []
-        if self._known is None:
-            found = self._begin(layer, key, value)
-        assert self._known is not None
-        before, spans, suffix = self._known
-        skipped, place = sum(each.count for each in found), self._end + suffix.length
-        suffix.append(key[:, :, skipped:], value[:, :, skipped:])
-        sights = (*before, Ranked(spans, self._end), Sight(suffix, self._end, causal))
-        return [*found, Rows(slice(skipped, key.shape[2]), place, sights)]
-
-    def _begin(self, layer: Layer, key: Tensor, value: Tensor) -> list[Rows]:
-        prefix, spans = (
-            Span(layer.geometry),
-            SpanSet(Pages.of(self._sizes, key.device), layer.geometry),
-        )
-        prefix.append(key[:, :, : self._prefix], value[:, :, : self._prefix])
-        inside = slice(self._prefix, self._end)
-        spans.fill(key[:, :, inside], value[:, :, inside])
-        before = (Sight(prefix),) if self._prefix else ()
-        self._known = before, spans, Span(layer.geometry)
-        found, first = list[Rows](), self._prefix
-        if self._prefix:
-            found.append(Rows(slice(0, first), 0, (Sight(prefix, visible=causal),)))
-        for index, size in enumerate(self._sizes):
-            sights = (*before, Ranked(spans, self._end, own=index))
-            found.append(Rows(slice(first, first + size), self._end - size, sights))
-            first += size
-        return found
-
-
-def _groups() -> GroupPositionReading:
-    reading = GroupPositionReading(40, seen=(12, 20, 20, 33))
-    reading.feed(33)
-    return reading
-
-
-# what is read, and the tokens of each forward: prompts, pieces, and single tokens
-_CASES: Mapping[str, tuple[Callable[[], _Lookers], tuple[int, ...]]] = MappingProxyType(
-    {
-        "a plain text": (PlainReading, (40, 1, 1, 7, 300, 1)),
-        "a window and first tokens": (lambda: LmInfiniteReading(4, 16, 16), (40, 1, 1, 9, 1)),
-        "two groups": (_groups, (43,)),
-        "a set": (lambda: _RankedSet(3, (5, 9, 1, 30)), (3 + 45 + 6, 1, 1, 3)),
-        "a set of one": (lambda: _RankedSet(0, (7,)), (7 + 2, 1)),
-        "a set of two": (lambda: _RankedSet(70, (20, 20)), (70 + 40 + 9, 1)),
-        "long spans": (lambda: _RankedSet(2, (300, 270, 3)), (2 + 573 + 1, 1)),
-        "short spans": (lambda: _RankedSet(1, (4,) * 12), (1 + 48 + 5, 1)),
-    }
-)
+def _off(dtype: torch.dtype, found: Tensor, expected: Tensor) -> float | None:
+    """Return the greatest difference if it is more than rounding."""
+    own, single = (torch.finfo(each).eps for each in (dtype, torch.float32))
+    allowed = max(ROUNDINGS * own, FLOAT_ROUNDINGS * single)
+    exact = expected.double()
+    off = float((found.double() - exact).abs().max())
+    return None if off <= allowed * float(exact.abs().max()) else off

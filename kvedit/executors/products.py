@@ -99,9 +99,7 @@ def _sees_all(sight: Sight, own: int, first: int, length: int, count: int) -> bo
     return behind[0] <= first and ahead[1] >= length  # type: ignore[return-value]
 
 
-def _in_blocks(
-    layer: Layer, query: Tensor, place: int, sights: Sequence[Sight | Ranked]
-) -> Tensor:
+def _in_blocks(layer: Layer, query: Tensor, place: int, sights: Sequence[Sight | Ranked]) -> Tensor:
     width = query.shape[-1]
     kv = sum(
         each.span.held

@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeGuard
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
@@ -16,9 +16,10 @@ from pydantic_core import from_json
 from starlette.types import Receive
 
 from server.admission import Admission, Place
-from server.api.common import Service, resolve, service, unexpected
+from server.api.common import Service, service, unexpected
+from server.api.judge import judging
 from server.api.spool import Spool, too_large
-from server.api.stream import EventStream
+from server.api.stream import StreamedReply
 from server.concurrency import completed
 from server.errors import EvenhandError, PlanError
 from server.judge.judging import Judging
@@ -32,17 +33,17 @@ MEDIA_TYPE = "application/x-ndjson"
 TAKEN = (MEDIA_TYPE, "application/jsonl", "application/jsonlines", "application/json-lines")
 
 
-def _name(value: Any) -> str | int | None:
+def _name(value: object) -> str | int | None:
     """Read what the caller calls a line."""
     if value is None or (_plain(value) and len(str(value)) > 0):
-        return value  # type: ignore[no-any-return]
+        return value
     raise ValueError(
         f"id must be a string or a whole number of 1 to {MOST_ID} characters, got {shown(value)}; "
         "send one, or leave it out"
     )
 
 
-def _plain(value: Any) -> bool:
+def _plain(value: object) -> TypeGuard[str | int]:
     known = isinstance(value, str | int) and not isinstance(value, bool)
     return known and len(str(value)) <= MOST_ID
 
@@ -54,7 +55,7 @@ class Line(JudgeBody):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Checked:
     """One request of a batch that can run, or what is wrong with it.
 
     index  line of the body, counted from 0
@@ -93,7 +94,7 @@ def _check_head(request: Request, most: int) -> None:
         raise too_large(most)
 
 
-class LineStream(EventStream):
+class LineStream(StreamedReply):
     """Lines instead of events; the body is read while they are sent."""
 
     media_type = MEDIA_TYPE
@@ -104,7 +105,6 @@ class LineStream(EventStream):
             close=self._close,
             admission=service.admission,
             place=place,
-            keep_alive=None,
         )
         self._spool = spool
 
@@ -123,7 +123,7 @@ class LineStream(EventStream):
 async def _replies(spool: Spool, service: Service) -> AsyncGenerator[bytes, None]:
     """Yield a line per request, in order of completion."""
 
-    async def answer(asked: Asked) -> bytes:
+    async def answer(asked: Checked) -> bytes:
         if isinstance(asked.judging, EvenhandError):
             return _fault(asked.id, asked.index, asked.judging)
         try:
@@ -142,7 +142,7 @@ async def _replies(spool: Spool, service: Service) -> AsyncGenerator[bytes, None
             yield line
 
 
-async def _asked(spool: Spool, service: Service) -> AsyncIterator[Asked]:
+async def _asked(spool: Spool, service: Service) -> AsyncIterator[Checked]:
     """Yield the requests as they come, each checked as `/v1/judge` checks it."""
     seen: set[str] = set()
     index = 0
@@ -152,10 +152,10 @@ async def _asked(spool: Spool, service: Service) -> AsyncIterator[Asked]:
                 yield _checked(line, index, seen, service)
             index += 1
     except EvenhandError as error:
-        yield Asked(None, index, error)
+        yield Checked(None, index, error)
 
 
-def _checked(line: bytes, index: int, seen: set[str], service: Service) -> Asked:
+def _checked(line: bytes, index: int, seen: set[str], service: Service) -> Checked:
     """Return what one line asks; its id is then among those seen."""
     try:
         most = service.settings.max_body_bytes
@@ -166,21 +166,20 @@ def _checked(line: bytes, index: int, seen: set[str], service: Service) -> Asked
                 code="request_too_large",
             )
         body = parse(line, Line, strict=service.settings.strict)
-        name, stages = resolve(service, body.model, body.stages)
-        judging = Judging.of(body, service.engine, name, stages, service.calibration)
+        checked = judging(service, body)
         if body.id is not None and str(body.id) in seen:
             raise PlanError(
                 f"id must differ from those of other lines, got {shown(body.id)} again; rename it",
                 param="id",
             )
     except EvenhandError as error:
-        return Asked(_id(line), index, error)
+        return Checked(_id(line), index, error)
     except Exception:
         log.exception("line %d of a batch could not be checked", index)
-        return Asked(_id(line), index, unexpected())
+        return Checked(_id(line), index, unexpected())
     if body.id is not None:
         seen.add(str(body.id))
-    return Asked(body.id, index, judging)
+    return Checked(body.id, index, checked)
 
 
 def _id(line: bytes) -> str | int | None:

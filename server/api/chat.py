@@ -10,7 +10,7 @@ from fastapi.responses import Response
 from server.api.common import Service, read, service
 from server.api.generate import answer
 from server.protocol.chat import ChatBody
-from server.protocol.forms import ChatForm
+from server.protocol.writers import ChatWriter
 
 router = APIRouter()
 
@@ -19,5 +19,5 @@ router = APIRouter()
 async def chat(request: Request, service: Annotated[Service, Depends(service)]) -> Response:
     """Answer the last message of a conversation."""
     body = await read(request, ChatBody)
-    form = ChatForm(scored=bool(body.logprobs), as_ids=bool(body.return_tokens_as_token_ids))
-    return await answer(request, service, body, form)
+    writer = ChatWriter(scored=bool(body.logprobs), as_ids=bool(body.return_tokens_as_token_ids))
+    return await answer(request, service, body, writer)

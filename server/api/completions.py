@@ -10,7 +10,7 @@ from fastapi.responses import Response
 from server.api.common import Service, read, service
 from server.api.generate import answer
 from server.protocol.completions import CompletionBody
-from server.protocol.forms import CompletionForm
+from server.protocol.writers import CompletionWriter
 
 router = APIRouter()
 
@@ -19,8 +19,8 @@ router = APIRouter()
 async def completions(request: Request, service: Annotated[Service, Depends(service)]) -> Response:
     """Continue text, or ids, or fill in between."""
     body = await read(request, CompletionBody)
-    form = CompletionForm(
+    writer = CompletionWriter(
         scored=body.logprobs is not None,
         as_ids=bool(body.return_tokens_as_token_ids),
     )
-    return await answer(request, service, body, form)
+    return await answer(request, service, body, writer)

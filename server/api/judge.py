@@ -18,7 +18,13 @@ router = APIRouter()
 async def judge(request: Request, service: Annotated[Service, Depends(service)]) -> JSONResponse:
     """Say which of the candidates answers the question best."""
     body = await read(request, JudgeBody)
-    name, stages = resolve(service, body.model, body.stages)
-    judging = Judging.of(body, service.engine, name, stages, service.calibration)
+    asked = judging(service, body)
+    await asked.check(service.engine)
     with service.admission.take():
-        return JSONResponse(await until_disconnect(request, judging.run(service.engine)))
+        return JSONResponse(await until_disconnect(request, asked.run(service.engine)))
+
+
+def judging(service: Service, body: JudgeBody) -> Judging:
+    """Check a request as this service serves it; nothing has run when this raises PlanError."""
+    name, stages = resolve(service, body.model, body.stages)
+    return Judging.of(body, service.engine, name, stages, service.calibration)

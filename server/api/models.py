@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends
 
 from server.api.common import Service, resolve, service
+from server.protocol.replies import fingerprint
 
 router = APIRouter()
 
@@ -33,7 +34,9 @@ def _card(service: Service, name: str) -> dict[str, Any]:
         "created": info.created,
         "owned_by": "evenhand",
         "root": info.root,
+        "fingerprint": fingerprint(info),
         "max_model_len": info.max_model_len,
         "abilities": sorted(service.engine.offers),
         "refusals": dict(info.refusals),
+        "executor": {"name": info.executor, "refusals": dict(info.executors)},
     }

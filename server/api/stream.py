@@ -1,11 +1,13 @@
-"""A streamed answer: events while they come, comments on silence, the end when the client goes."""
+"""A reply in pieces: sent while they come, ended when the client goes or the server stops."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from abc import abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from typing import ClassVar
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -16,33 +18,33 @@ from server.protocol import sse
 log = logging.getLogger("evenhand")
 
 
-class EventStream(Response):
-    """Send events until they end, the client goes, or the server aborts.
+class StreamedReply(Response):
+    """Send pieces until they end, the client goes, or the server aborts.
 
-    events      closed in every case
-    close       called in every case, even if no event was asked for: it stops the work
-    place       given back at the end
-    keep_alive  seconds of silence before a comment line; None = no such lines
+    pieces   closed in every case
+    close    called in every case, even if no piece was asked for: it stops the work
+    place    given back at the end
+    silence  seconds of it before a `filler`; None = it is never broken
     """
 
-    media_type = "text/event-stream"
+    filler: ClassVar[bytes] = b""
 
     def __init__(
         self,
-        events: AsyncGenerator[bytes, None],
+        pieces: AsyncGenerator[bytes, None],
         *,
         close: Callable[[], Awaitable[None]],
         admission: Admission,
         place: Place,
-        keep_alive: float | None,
+        silence: float | None = None,
     ) -> None:
         super().__init__(headers=sse.HEADERS)
         del self.headers["content-length"]
-        self._events = events
+        self._pieces = pieces
         self._close = close
         self._admission = admission
         self._place = place
-        self._keep_alive = keep_alive
+        self._silence = silence
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request (ASGI)."""
@@ -50,7 +52,7 @@ class EventStream(Response):
         stop = asyncio.create_task(self._admission.aborted.wait())
         head = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         try:
-            async with aclosing(self._pieces(gone, stop)) as pieces:
+            async with aclosing(self._sent(gone, stop)) as pieces:
                 await send(head)
                 async for piece in pieces:
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
@@ -62,19 +64,19 @@ class EventStream(Response):
             for task in (gone, stop):
                 task.cancel()
             await asyncio.gather(gone, stop, return_exceptions=True)
-            await self._events.aclose()
+            await self._pieces.aclose()
             await self._close()
 
-    async def _pieces(
+    async def _sent(
         self, gone: asyncio.Task[None], stop: asyncio.Task[bool]
     ) -> AsyncGenerator[bytes, None]:
         """Yield what to send next."""
-        step = asyncio.ensure_future(anext(self._events, None))
+        step = asyncio.ensure_future(anext(self._pieces, None))
         try:
             while True:
                 watched = {step, gone, stop}
                 await asyncio.wait(
-                    watched, timeout=self._keep_alive, return_when=asyncio.FIRST_COMPLETED
+                    watched, timeout=self._silence, return_when=asyncio.FIRST_COMPLETED
                 )
                 if gone.done():
                     log.info("client went away; its work is stopped")
@@ -83,12 +85,12 @@ class EventStream(Response):
                     if (piece := step.result()) is None:
                         return
                     yield piece
-                    step = asyncio.ensure_future(anext(self._events, None))
+                    step = asyncio.ensure_future(anext(self._pieces, None))
                 elif stop.done():
                     yield self.farewell()
                     return
                 else:
-                    yield sse.KEEP_ALIVE
+                    yield self.filler
         finally:
             step.cancel()
             await asyncio.gather(step, return_exceptions=True)
@@ -97,6 +99,17 @@ class EventStream(Response):
         """Return when the client has gone."""
         while (await receive())["type"] != "http.disconnect":
             pass
+
+    @abstractmethod
+    def farewell(self) -> bytes:
+        """Return what is said last when the server aborts."""
+
+
+class EventStream(StreamedReply):
+    """Server-sent events, with a comment line on silence."""
+
+    media_type = "text/event-stream"
+    filler = sse.KEEP_ALIVE
 
     def farewell(self) -> bytes:
         """Return what is said last when the server aborts."""

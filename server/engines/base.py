@@ -7,14 +7,25 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from server.chunk import Chunk
-from server.job import Job
+from server.job import ReadingSpec, Sampling, Work
+from server.prompt import Prompt
 
 Ability = Literal["text", "logprobs", "attention", "cache", "grammar"]
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """A served model: its facts for `/v1/models`, and why it lacks an ability it lacks."""
+    """A served model: its facts for `/v1/models`.
+
+    refusals   why it lacks an ability that it lacks
+    weights    stands for their content and the tokenizer's, or for another server and what it says
+               of its model; never for a name that other weights may bear as well
+    dtype, device  that the model computes in, and of which type; empty where that is another
+               server's affair
+    executor   who reads, where attention is offered
+    executors  by name, why others do not read
+    software   that computes, each with its version
+    """
 
     id: str
     root: str
@@ -22,24 +33,86 @@ class ModelInfo:
     abilities: frozenset[Ability]
     refusals: Mapping[str, str] = field(default_factory=dict)
     created: int = 0
+    weights: str = ""
+    dtype: str = ""
+    device: str = ""
+    executor: str = ""
+    executors: Mapping[str, str] = field(default_factory=dict)
+    software: tuple[str, ...] = ()
+
+
+class Session(Protocol):
+    """A sequence that stays: it is fed, answers, is fed again, and reads nothing twice."""
+
+    @property
+    def length(self) -> int:
+        """Return how many tokens it has, those included that it has still to read."""
+        ...
+
+    async def feed(self, prompt: Prompt) -> int:
+        """Add a prompt, or what follows it, at the end; return how many tokens that was.
+
+        raises  PlanError  if it does not fit, or cannot be cut as the reading asks; then nothing
+                           was added
+        """
+        ...
+
+    async def generate(self, sampling: Sampling) -> AsyncIterator[Chunk]:
+        """Answer after what was fed; the answer's tokens then belong to the sequence.
+
+        raises  PlanError    if it cannot; nothing has run then
+                EngineError  if the engine has stopped, or this sequence has failed before
+        """
+        ...
+
+    async def close(self) -> None:
+        """Forget the sequence; what is running for it stops at its next step."""
+        ...
 
 
 class Engine(Protocol):
-    """Something that answers jobs.
+    """Something that answers.
 
-    `generate` is awaited first: it checks the whole job (`PlanError` before anything runs) and
-    returns the stream. Closing the stream (`aclose`) stops the work at its next step.
+    `generate` of work is open, feed, generate and close for each of its choices.
     """
 
     @property
-    def info(self) -> ModelInfo: ...
+    def info(self) -> ModelInfo:
+        """Return the model's facts."""
+        ...
 
     @property
-    def offers(self) -> frozenset[Ability]: ...
+    def offers(self) -> frozenset[Ability]:
+        """Return what stages may need of it."""
+        ...
 
     @property
-    def alive(self) -> bool: ...
+    def alive(self) -> bool:
+        """Return whether work given now would run."""
+        ...
 
-    async def generate(self, job: Job) -> AsyncIterator[Chunk]: ...
+    def refusal(self, reading: ReadingSpec) -> str | None:
+        """Return why the model cannot be read so, or None."""
+        ...
 
-    async def close(self) -> None: ...
+    async def check(self, work: Work) -> None:
+        """Raise PlanError for everything that can be refused before work takes a place."""
+        ...
+
+    async def generate(self, work: Work) -> AsyncIterator[Chunk]:
+        """Start work, and return the chunks of all choices as they come.
+
+        raises  PlanError    as `check`; nothing has run then
+                EngineError  if the engine has stopped
+
+        Closing the stream (`aclose`) stops the work at its next step.
+        """
+        ...
+
+    async def open(self, reading: ReadingSpec | None = None) -> Session:
+        """Return an empty sequence that is read so (PlanError where there are none)."""
+        ...
+
+    async def close(self) -> None:
+        """Stop at the next step; callers still waiting get an EngineError."""
+        ...

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from math import exp, fsum, log
 
 from server.chunk import Chunk, FinishReason, Scored, Usage
-from server.engines.base import Ability, ModelInfo
-from server.errors import EngineError
-from server.job import Job, Sampling
+from server.engines.base import Ability, ModelInfo, Session
+from server.errors import EngineError, PlanError
+from server.job import ReadingSpec, Sampling, Work
 from server.prompt import ChatPrompt, Prompt, TextPrompt
 
 ANSWER = re.compile(
@@ -36,7 +36,7 @@ Script = Callable[[str, Sampling], Answer]
 class Scripted:
     """Streams a script's answers word by word, giving way to others before each word.
 
-    script     called with a prompt's text and the sampling; or a list of answers, used in turn
+    script     called with a prompt's text and the sampling; or a list of answers, one by one
     abilities  what the engine says it offers; without logprobs it reports none
     """
 
@@ -46,30 +46,44 @@ class Scripted:
         abilities: Sequence[Ability] = ("text", "logprobs"),
         refusals: Mapping[str, str] | None = None,
     ) -> None:
-        self._script = script if callable(script) else in_turn(script)
+        self._script = script if callable(script) else one_by_one(script)
         self.offers = frozenset(abilities)
-        self.info = ModelInfo("scripted", "scripted", 1 << 20, self.offers, refusals or {})
+        facts = ("scripted", "scripted", 1 << 20, self.offers, refusals or {})
+        self.info = ModelInfo(*facts, weights="scripted")
         self.alive = True
         self.running = 0
-        self.jobs: list[Job] = []
+        self.works: list[Work] = []
 
-    async def generate(self, job: Job) -> AsyncIterator[Chunk]:
+    def refusal(self, reading: ReadingSpec) -> str | None:
+        """Return why it cannot read so, if it does not say that it can."""
+        if "attention" in self.offers:
+            return None
+        return self.info.refusals.get("attention", "a script reads nothing")
+
+    async def check(self, work: Work) -> None:
+        """Refuse nothing: a script answers everything."""
+
+    async def open(self, reading: ReadingSpec | None = None) -> Session:
+        """Raise PlanError: a script remembers nothing."""
+        raise PlanError("engine must keep sequences for a session, got a script; use a model")
+
+    async def generate(self, work: Work) -> AsyncIterator[Chunk]:
         """Return the stream of all choices, one chunk a word (EngineError once closed)."""
         if not self.alive:
-            raise EngineError("engine must be open, got a job after it was closed; start another")
-        self.jobs.append(job)
-        return self._stream(job)
+            raise EngineError("engine must be open, got work after it was closed; start another")
+        self.works.append(work)
+        return self._stream(work)
 
     async def close(self) -> None:
-        """Take no more jobs."""
+        """Take no more work."""
         self.alive = False
 
-    async def _stream(self, job: Job) -> AsyncIterator[Chunk]:
+    async def _stream(self, work: Work) -> AsyncIterator[Chunk]:
         self.running += 1
         try:
-            for index in range(len(job.prompts) * job.sampling.n):
-                prompt = written(job.prompts[index // job.sampling.n])
-                for chunk in self._chunks(index, prompt, job.sampling):
+            for index in range(len(work.prompts) * work.sampling.n):
+                prompt = written(work.prompts[index // work.sampling.n])
+                for chunk in self._chunks(index, prompt, work.sampling):
                     await asyncio.sleep(0)
                     yield chunk
         finally:
@@ -88,10 +102,10 @@ class Scripted:
             Chunk(
                 index,
                 word,
-                (Scored(place, word, logprob, word.encode()),),
-                labels=None if place else labels,
+                (Scored(number, word, logprob, word.encode()),),
+                labels=None if number else labels,
             )
-            for place, word in enumerate(words)
+            for number, word in enumerate(words)
         ]
         usage = Usage(len(prompt.split()), len(words))
         reason: FinishReason = "length" if cut else "stop"
@@ -108,7 +122,7 @@ def written(prompt: Prompt) -> str:
     return " ".join(str(token) for token in prompt.ids)
 
 
-def in_turn(answers: Sequence[Answer]) -> Script:
+def one_by_one(answers: Sequence[Answer]) -> Script:
     """Return a script that says each answer once (EngineError after the last)."""
     left = iter(answers)
 
@@ -125,7 +139,7 @@ def in_turn(answers: Sequence[Answer]) -> Script:
 
 def slot_lover(slot: int = 0, lead: float = 2.0) -> Script:
     """Return a judge that always takes one slot, whose logit is `lead` nats above the others'."""
-    return content_judge(lambda text, place: lead if place == slot else 0.0)
+    return content_judge(lambda text, shown: lead if shown == slot else 0.0)
 
 
 def content_judge(logit: Callable[[str, int], float], tie: float = -9.0) -> Script:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from portia.verdict import Method
 from server.chunk import Usage
+from server.judge.calibration import Calibration
 
 FormName = Literal["relation", "score", "likert"]
 Lettering = Literal["fixed", "random"]
@@ -15,7 +16,7 @@ Lettering = Literal["fixed", "random"]
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One answer before the judge; `index` is its place in the caller's list."""
+    """One answer before the judge; `index` is that in the caller's list."""
 
     id: str
     text: str
@@ -26,7 +27,7 @@ class Candidate:
 class Statement:
     """What a judge said before, of the same candidates.
 
-    order    the candidates' places by slot, as it was shown them
+    order    the candidates' indices by slot, as it was shown them
     letters  by slot: under which it knew them
     """
 
@@ -39,7 +40,7 @@ class Statement:
 class Ballot:
     """What a judge is asked: which of the candidates, shown in `order`, answers best.
 
-    order           places in `candidates` by slot, slot j carries letter j; None = no stage has
+    order           indices into `candidates` by slot, slot j carries letter j; None = no stage has
                     fixed an order, the caller's is shown
     template        name of a built-in template, or an inline one with named placeholders
     as_documents    True = the candidates are an unordered set (a reading stage sees to that)
@@ -69,16 +70,16 @@ class Ballot:
 
     @property
     def slots(self) -> tuple[int, ...]:
-        """Return the candidates' places by slot: as a stage fixed them, else the caller's."""
+        """Return the candidates' indices by slot: as a stage fixed them, else the caller's."""
         return self.order or tuple(range(len(self.candidates)))
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """Return the candidates' texts by their places."""
+        """Return the candidates' texts by their indices."""
         return tuple(candidate.text for candidate in self.candidates)
 
     def canonical(self) -> tuple[int, ...]:
-        """Return the candidates' places in an order that depends on their content alone."""
+        """Return the candidates' indices in an order that depends on their content alone."""
         key = [(candidate.text, candidate.id) for candidate in self.candidates]
         return tuple(sorted(range(len(key)), key=key.__getitem__))
 
@@ -118,5 +119,22 @@ class Call:
 
     @property
     def order(self) -> tuple[int, ...]:
-        """Return the candidates' places by slot."""
+        """Return the candidates' indices by slot."""
         return self.ballot.slots
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A judge's part of a job.
+
+    fingerprint  stands for the model and this software
+    calibration  the store of slot biases, or None
+    history      the calls before, on the rung below
+    stages       names of the plan's stages, for the record of a call
+    """
+
+    ballot: Ballot
+    fingerprint: str = ""
+    calibration: Calibration | None = None
+    history: tuple[Call, ...] = ()
+    stages: tuple[str, ...] = ()

@@ -15,8 +15,7 @@ from dataclasses import replace
 
 from portia.verdict import TIE
 from server.errors import EngineError
-from server.job import Job
-from server.judge.ballot import Ballot, Call
+from server.judge.ballot import Ballot, Call, Case
 from server.judge.calibration import BiasKey
 from server.judge.letters import TIE as TIE_LABEL
 from server.judge.template import built_in
@@ -25,13 +24,13 @@ HALF_POINT = 0.5  # scores are whole: a lead below this is nearer to none than t
 log = logging.getLogger("evenhand")
 
 
-def key(job: Job, ballot: Ballot) -> BiasKey:
+def key(case: Case, ballot: Ballot) -> BiasKey:
     """Return what the bias is a property of."""
     template = ballot.template
     if template not in built_in():
         template = hashlib.sha256(template.encode("utf-8", "surrogatepass")).hexdigest()[:32]
     reading = "set" if ballot.as_documents else "plain"
-    return BiasKey(job.fingerprint, template, ballot.form, ballot.lettering, reading)
+    return BiasKey(case.fingerprint, template, ballot.form, ballot.lettering, reading)
 
 
 def lead(call: Call) -> float:
@@ -41,16 +40,16 @@ def lead(call: Call) -> float:
     return first - second
 
 
-async def learn(job: Job, calls: Sequence[Call]) -> None:
+async def learn(case: Case, calls: Sequence[Call]) -> None:
     """Take what two calls in both orders show of the slot bias into the store.
 
     Only of plain calls that could be read; and no fault of the store spoils their verdict.
     """
-    if job.calibration is None or len(calls) != 2 or not all(map(_plain, calls)):
+    if case.calibration is None or len(calls) != 2 or not all(map(_plain, calls)):
         return
     found = math.fsum(map(lead, calls)) / 2
     try:
-        await asyncio.to_thread(job.calibration.observe, key(job, calls[0].ballot), found)
+        await asyncio.to_thread(case.calibration.observe, key(case, calls[0].ballot), found)
     except EngineError as error:
         log.warning("%s", error.message)
 

@@ -47,6 +47,7 @@ Row = tuple[str, str, str, str, str, int, float, float]
 class BiasKey:
     """What a slot bias is a property of.
 
+    model     its fingerprint: a bias is one of the weights, not of a name
     template  the template's name, or a hash of an inline one
     """
 

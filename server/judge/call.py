@@ -8,7 +8,7 @@ from dataclasses import replace
 from portia.verdict import TIE, Vote
 from server.chunk import Chunk, Usage
 from server.engines.base import Ability, Engine
-from server.job import Job, Reply, Sampling
+from server.job import Job, Reply, Sampling, Work
 from server.judge.ballot import Ballot, Call, Sample
 from server.judge.forms import FORMS, LEAST, Said, concluded, majority
 from server.judge.letters import TIE as TIE_LABEL
@@ -23,11 +23,15 @@ async def judge(job: Job, ballot: Ballot, engine: Engine, stages: tuple[str, ...
 
     stages  names of the plan's stages, for the call's record
     """
-    sampling = _sampling(job.sampling, ballot, engine.offers)
-    asked = job.but(prompts=(render(ballot),), sampling=sampling, ballot=None)
-    chunks = await _collect(await engine.generate(asked))
+    chunks = await _collect(await engine.generate(asked(job, ballot, engine)))
     notes = {name: note for chunk in chunks for name, note in chunk.notes.items()}
     return Reply(calls=(replace(read(ballot, chunks), stages=stages),), notes=notes)
+
+
+def asked(job: Job, ballot: Ballot, engine: Engine) -> Work:
+    """Return what the engine is asked about a ballot."""
+    sampling = _sampling(job.sampling, ballot, engine.offers)
+    return job.but(prompts=(render(ballot),), sampling=sampling).work
 
 
 def _sampling(sampling: Sampling, ballot: Ballot, offers: frozenset[Ability]) -> Sampling:
@@ -113,7 +117,7 @@ def _usage(answers: Sequence[Sequence[Chunk]]) -> Usage:
 
 
 def vote(call: Call) -> Vote:
-    """Return a call with its slots turned back into candidates, by their places."""
+    """Return a call with its slots turned back into candidates, by their indices."""
     order = call.order
     choice = call.choice if call.choice in (None, TIE) else order[call.choice]
     return Vote(order, choice, call.values)

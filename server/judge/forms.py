@@ -205,7 +205,7 @@ class Likert:
         if _mass(logprobs) < least_mass:
             return Said(values=values)
         sides = [fsum(chances[:2]), fsum(chances[3:]), chances[2]]
-        best = [place for place, chance in enumerate(sides) if chance == max(sides)]
+        best = [side for side, chance in enumerate(sides) if chance == max(sides)]
         nearest_middle = sorted(POINTS, key=lambda point: abs(int(point) - 3))
         point = max(nearest_middle, key=logprobs.__getitem__)
         return Said(point, best[0] if len(best) == 1 and best[0] < 2 else TIE, values)

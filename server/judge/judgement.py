@@ -48,8 +48,8 @@ def _unit(verdict: Verdict, last: Call) -> str:
 def _ranking(ballot: Ballot, verdict: Verdict) -> list[dict[str, Any]]:
     """Return the candidates, best first, with their scores and what is known of their intervals."""
     entries: list[dict[str, Any]] = [
-        {"id": ballot.candidates[place].id, "index": place, "score": score}
-        for place, score in verdict.ranking
+        {"id": ballot.candidates[index].id, "index": index, "score": score}
+        for index, score in verdict.ranking
     ]
     for entry, (low, high) in zip(entries, verdict.intervals, strict=False):
         entry |= {"low": low, "high": high}
@@ -58,7 +58,7 @@ def _ranking(ballot: Ballot, verdict: Verdict) -> list[dict[str, Any]]:
 
 def _call(call: Call) -> dict[str, Any]:
     """Return one call; `verdict` is a candidate's id, "tie" or null, `label` what was said."""
-    shown = [call.ballot.candidates[place] for place in call.order]
+    shown = [call.ballot.candidates[index] for index in call.order]
     choice = call.choice
     said = "tie" if choice == TIE else None if choice is None else shown[choice].id
     wire: dict[str, Any] = {

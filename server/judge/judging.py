@@ -1,30 +1,28 @@
-"""One judge request, from body to judgement, wherever it came from."""
+"""One judge request, from body to judgement."""
 
 from __future__ import annotations
 
-import secrets
-import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from server.engines.base import Engine
+from server.errand import Errand
 from server.job import Job
 from server.judge.calibration import Calibration
+from server.judge.call import asked
 from server.judge.judgement import judgement
 from server.judge.ladder import climb
 from server.judge.wire import JudgeBody
-from server.pipeline import Plan, plan
-from server.protocol.replies import Head, fingerprint
+from server.stages.base import Level, ballot_of, case_of
+from server.stages.pine import Pine
+from server.stages.swap import Swap
 
 
 @dataclass(frozen=True, slots=True)
 class Judging:
-    """A judge request that can run: what was asked, as a job, and the plan for it."""
+    """A judge request that can run."""
 
-    body: JudgeBody
-    job: Job
-    plan: Plan
-    head: Head
+    errand: Errand[JudgeBody]
 
     @classmethod
     def of(
@@ -41,21 +39,32 @@ class Judging:
         stages       None = what makes a verdict independent of the order at the least cost
         calibration  the store of slot biases, which the request may use and teach
         """
-        body.refuse()
-        made_by = fingerprint(engine.info)
-        job = body.job(name, f"judge-{secrets.token_hex(12)}")
-        job = job.but(fingerprint=made_by, calibration=calibration)
-        planned = plan(default_stages(engine) if stages is None else stages, engine=engine, job=job)
-        body.check_calls(planned, job)
-        return cls(body, job, planned, Head(job.id, int(time.time()), name, made_by))
+
+        def ready(job: Job) -> Job:
+            return job.but(case=replace(case_of(job), calibration=calibration))
+
+        wanted = default_stages(engine) if stages is None else stages
+        errand = Errand.of(body, engine, name, wanted, ready)
+        body.check_calls(errand.plan, errand.job)
+        return cls(errand)
+
+    async def check(self, engine: Engine) -> None:
+        """Refuse what the engine cannot be asked, before the request takes a place (PlanError)."""
+        plan, job = self.errand.plan, self.errand.job
+        if all(stage.level is not Level.RANKING for stage in plan.stages):  # it asks about fewer
+            job = plan.asked(job)
+            await engine.check(asked(job, ballot_of(job), engine))
 
     async def run(self, engine: Engine) -> dict[str, Any]:
         """Ask the engine, and return the body of the reply."""
-        assert self.job.ballot is not None, "a judge's job has a ballot"
-        reply = await climb(self.plan, engine, self.body.most_calls)(self.job)
-        return judgement(self.head, self.job.ballot, self.plan, reply, self.body.warnings)
+        errand = self.errand
+        reply = await climb(errand.plan, engine, errand.body.most_calls)(errand.job)
+        said = errand.body.warnings
+        return judgement(errand.head, ballot_of(errand.job), errand.plan, reply, said)
 
 
 def default_stages(engine: Engine) -> list[dict[str, Any]]:
     """Return what makes a verdict independent of the order at the least cost."""
-    return [{"stage": "pine" if "attention" in engine.offers else "swap"}]
+    pine = Pine()
+    fits = pine.needs - {"set"} <= engine.offers and engine.refusal(pine.reading) is None
+    return [{"stage": pine.stage if fits else Swap().stage}]

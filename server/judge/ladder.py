@@ -17,7 +17,7 @@ from server.judge.ballot import Ballot, Call
 from server.judge.call import judge, vote
 from server.pipeline.compose import fold
 from server.pipeline.plan import Plan, calls
-from server.stages.base import Proceed, RungStages, ballot_of
+from server.stages.base import Proceed, RungStages, ballot_of, case_of
 
 
 def climb(plan: Plan, engine: Engine, most_calls: int | None = None) -> Proceed:
@@ -29,11 +29,12 @@ def climb(plan: Plan, engine: Engine, most_calls: int | None = None) -> Proceed:
 
     async def once(job: Job) -> Reply:
         """Ask a judge; a ballot of this request that was asked before gives the same answer."""
-        ballot = ballot_of(job)
+        case = case_of(job)
+        ballot = case.ballot
         if ballot in asked:
-            call = replace(asked[ballot], stages=job.stages, usage=Usage(), repeated=True)
+            call = replace(asked[ballot], stages=case.stages, usage=Usage(), repeated=True)
             return Reply(calls=(call,))
-        reply = await judge(job, ballot, engine, job.stages)
+        reply = await judge(job, ballot, engine, case.stages)
         asked[ballot] = reply.calls[0]
         return reply
 
@@ -57,7 +58,8 @@ def _ladder(plan: Plan, once: Proceed, most_calls: int) -> Proceed:
             stages = stages_of[rung]
             names = (*outer, *(stage.stage for stage in stages))
             before = replies[-1].calls if replies else ()
-            reply = await fold(stages, once)(job.but(stages=names, history=before))
+            case = replace(case_of(job), stages=names, history=before)
+            reply = await fold(stages, once)(job.but(case=case))
             votes = tuple(map(vote, reply.calls))
             replies.append(replace(reply, votes=votes, order_free=rung.order_free))
             try:

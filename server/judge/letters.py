@@ -21,7 +21,7 @@ def letters(ballot: Ballot) -> tuple[str, ...]:
     if ballot.lettering == "fixed":
         return tuple(LETTERS[:count])
     canonical = ballot.canonical()
-    ranks = [canonical.index(place) for place in ballot.slots]
+    ranks = [canonical.index(index) for index in ballot.slots]
     drawn = json.dumps([ballot.seed, ranks, sorted(ballot.texts)])
 
     def chance(letter: str) -> bytes:

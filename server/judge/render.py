@@ -86,8 +86,8 @@ def task(ballot: Ballot) -> str:
 def _filled(template: str, ballot: Ballot, fence: Fence) -> Iterator[Part]:
     """Yield a piece of the template, each value in its placeholder's place."""
     given = values(ballot)
-    for place, piece in enumerate(PLACEHOLDER.split(template)):
-        if not place % 2:
+    for index, piece in enumerate(PLACEHOLDER.split(template)):
+        if not index % 2:
             yield Part(piece)
         elif piece == "task":
             yield Part(task(ballot))
@@ -99,11 +99,11 @@ def _candidates(ballot: Ballot, fence: Fence) -> Iterator[Part]:
     """Yield a line per candidate, or per part of one; the whole line is literal."""
     known, group = letters(ballot), GROUP if ballot.as_documents else None
     if not ballot.parts:
-        for letter, place in zip(known, ballot.slots, strict=True):
-            text = fence.around(ballot.candidates[place].text)
+        for letter, index in zip(known, ballot.slots, strict=True):
+            text = fence.around(ballot.candidates[index].text)
             yield Part(f"Answer {letter}: {text}\n", group, literal=True)
         return
-    first, second = (ballot.parts[place] for place in ballot.slots)
+    first, second = (ballot.parts[index] for index in ballot.slots)
     for piece in interleave(first, second):
         text = fence.around(piece.text)
         yield Part(f"Answer {known[piece.slot]}, part {piece.part}: {text}\n", group, literal=True)
@@ -118,8 +118,8 @@ def _debate(ballot: Ballot, fence: Fence) -> Iterator[Part]:
     statements = sorted(ballot.debate, key=lambda each: each.order != ballot.slots)
     for number, statement in enumerate(statements, 1):
         knew = ", ".join(
-            f"answer {own[place]} was called {letter}"
-            for place, letter in zip(statement.order, statement.letters, strict=True)
+            f"answer {own[index]} was called {letter}"
+            for index, letter in zip(statement.order, statement.letters, strict=True)
         )
         yield Part(f"Judge {number}, for whom {knew}: ")
         yield Part(fence.around(statement.text), literal=True)

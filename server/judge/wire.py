@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, ClassVar
 
 from pydantic import Field, PlainValidator
 
@@ -11,19 +11,20 @@ from portia.rank import MOST_EXACT
 from portia.verdict import Method
 from server.errors import PlanError
 from server.job import Job
-from server.judge.ballot import Ballot, Candidate, FormName, Lettering
+from server.judge.ballot import Ballot, Candidate, Case, FormName, Lettering
 from server.judge.letters import LETTERS
 from server.pipeline import Plan
 from server.protocol.common import shown
 from server.protocol.generation import Generation
+from server.protocol.replies import Head
 
 MOST_CANDIDATES = len(LETTERS)
 MOST_CALLS = 64
 MOST_ID = 256  # characters
 
 
-def _candidates(value: Any) -> tuple[Candidate, ...]:
-    """Read 2 to 25 answers; an id that is not given is the place in the list."""
+def _candidates(value: object) -> tuple[Candidate, ...]:
+    """Read 2 to 25 answers; an id that is not given is the index in the list."""
     if not isinstance(value, list) or not 2 <= len(value) <= MOST_CANDIDATES:
         raise ValueError(
             f"candidates must be a list of 2 to {MOST_CANDIDATES}, got {shown(value)}; "
@@ -40,22 +41,22 @@ def _candidates(value: Any) -> tuple[Candidate, ...]:
     return candidates
 
 
-def _candidate(value: Any, index: int) -> Candidate:
-    place = f"candidates.{index}"
+def _candidate(value: object, index: int) -> Candidate:
+    pointer = f"candidates.{index}"
     fields = {"text": value} if isinstance(value, str) else value
     if not isinstance(fields, Mapping):
         raise ValueError(
-            f'{place} must be a string or an object, got {shown(value)}; send {{"text": ...}}'
+            f'{pointer} must be a string or an object, got {shown(value)}; send {{"text": ...}}'
         )
     for name in fields:
         if name not in ("id", "text"):
-            raise ValueError(f"{place} must have only id and text, got {name[:60]!r}; remove it")
+            raise ValueError(f"{pointer} must have only id and text, got {name[:60]!r}; remove it")
     text, given = fields.get("text"), fields.get("id")
     if not isinstance(text, str):
-        raise ValueError(f"{place}.text must be a string, got {shown(text)}; send the answer")
+        raise ValueError(f"{pointer}.text must be a string, got {shown(text)}; send the answer")
     if given is not None and not (isinstance(given, str) and 0 < len(given) <= MOST_ID):
         raise ValueError(
-            f"{place}.id must be a string of 1 to {MOST_ID} characters, got {shown(given)}; "
+            f"{pointer}.id must be a string of 1 to {MOST_ID} characters, got {shown(given)}; "
             "send one, or leave it out"
         )
     return Candidate(str(index) if given is None else given, text, index)
@@ -73,6 +74,8 @@ class JudgeBody(Generation):
     max_calls       of the engine: a plan that needs more is refused, a ladder stops before
     min_label_mass  summed probability of the labels below which an answer counts as unparsed
     """
+
+    prefix: ClassVar[str] = "judge"
 
     question: Annotated[str, Field(min_length=1)]
     candidates: Annotated[tuple[Candidate, ...], PlainValidator(_candidates)]
@@ -114,7 +117,7 @@ class JudgeBody(Generation):
                 param="ranking",
             )
 
-    def job(self, model: str, name: str = "") -> Job:
+    def job(self, head: Head) -> Job:
         """Return the job; by default as many tokens as the form needs are generated, greedily."""
         sampling = self.sampling(
             max_tokens=self.max_tokens,
@@ -133,11 +136,11 @@ class JudgeBody(Generation):
             ranking=self.ranking,
         )
         return Job(
-            model=model,
+            model=head.model,
             sampling=sampling,
-            ballot=ballot,
+            case=Case(ballot, head.fingerprint),
             deterministic=self.deterministic is not False,
-            id=name,
+            id=head.id,
         )
 
     def check_calls(self, plan: Plan, job: Job) -> None:

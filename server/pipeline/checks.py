@@ -78,6 +78,12 @@ def check_needs(stage: Stage, engine: Engine, job: Job) -> None:
     """Check that the engine and the prepared job have what the stage needs."""
     for need in sorted(stage.needs - engine.offers - _offers(job)):
         raise _lacking(stage, need, engine)
+    reason = None if stage.reading is None else engine.refusal(stage.reading)
+    if reason is not None:
+        raise refusal(
+            f"stage {stage.stage!r} must have a model that can be read so, got one that cannot "
+            f"({reason}); leave the stage out or serve another model"
+        )
 
 
 def _lacking(stage: Stage, need: Need, engine: Engine) -> PlanError:

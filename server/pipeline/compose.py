@@ -14,7 +14,7 @@ def compose(plan: Plan, engine: Engine) -> Proceed:
     """Fold the plan around the engine, for one request."""
 
     async def generate(job: Job) -> Reply:
-        return Reply(chunks=await engine.generate(job))
+        return Reply(chunks=await engine.generate(job.work))
 
     return fold(plan.rungs[0].stages, generate)
 

@@ -24,7 +24,7 @@ def parse(stages: object) -> tuple[Stage, ...]:
         raise refusal(
             f"stages must number at most {MOST_STAGES}, got {len(stages)}; leave some out"
         )
-    return tuple(_parse(stage, place) for place, stage in enumerate(stages))
+    return tuple(_parse(stage, index) for index, stage in enumerate(stages))
 
 
 def refusal(message: str) -> PlanError:
@@ -32,17 +32,17 @@ def refusal(message: str) -> PlanError:
     return PlanError(message, param="stages")
 
 
-def _parse(stage: object, place: int) -> Stage:
+def _parse(stage: object, index: int) -> Stage:
     """Return one stage from its wire form."""
     if not isinstance(stage, Mapping):
         raise refusal(
-            f"stages[{place}] must be an object, got {_shown(stage)}; write one as in {EXAMPLE}"
+            f"stages[{index}] must be an object, got {_shown(stage)}; write one as in {EXAMPLE}"
         )
     name, known = stage.get("stage"), ", ".join(KNOWN)
     if not isinstance(name, str) or name not in KNOWN:
         near = difflib.get_close_matches(str(name), KNOWN, n=1)
         advice = f"did you mean {near[0]!r}?" if near else "name one of them in its field 'stage'"
-        raise refusal(f"stages[{place}] must be one of {known}, got {_shown(name)}; {advice}")
+        raise refusal(f"stages[{index}] must be one of {known}, got {_shown(name)}; {advice}")
     try:
         return PARSER.validate_python(dict(stage))
     except ValidationError as error:

@@ -51,6 +51,13 @@ class Plan:
             inner = (*_implied(self.stages), *inner)
         return (RungStages(inner[0].stage if inner else "", inner),)
 
+    def asked(self, job: Job) -> Job:
+        """Return a job as it is behind all stages, where the engine is asked first."""
+        for stage in (*self.outer, *self.rungs[0].stages):
+            job = stage.prepare(job)
+            job = job.but(reading=stage.reading or job.reading)
+        return job
+
     def calls(self, job: Job) -> int:
         """Return how many calls of the engine the job needs, at the least."""
         return calls((*self.outer, *self.rungs[0].stages), job)

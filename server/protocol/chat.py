@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator
 
 from server.errors import PlanError
-from server.job import Sampling
+from server.job import Job, Sampling
 from server.prompt import ChatPrompt, Message, Part, Prompt
 from server.protocol.common import shown
-from server.protocol.documents import joined, placed_in_chat
+from server.protocol.documents import inserted_in_chat, joined
 from server.protocol.generation import MOST_ALTERNATIVES, Generation
+from server.protocol.replies import Head
 
 
-def _content(value: Any) -> tuple[Part, ...]:
+def _content(value: object) -> tuple[Part, ...]:
     """Read a message's content: a string, a list of text parts, or null."""
     if value is None:
         return ()
@@ -28,7 +29,7 @@ def _content(value: Any) -> tuple[Part, ...]:
     return joined([_part(part) for part in value])
 
 
-def _part(value: Any) -> Part:
+def _part(value: object) -> Part:
     """Read `{"type": "text", "text": ..., "group"?: ...}`."""
     kind = value.get("type") if isinstance(value, Mapping) else value
     if not isinstance(value, Mapping) or kind != "text":
@@ -66,6 +67,8 @@ class MessageBody(BaseModel):
 class ChatBody(Generation):
     """The body of `/v1/chat/completions`."""
 
+    prefix: ClassVar[str] = "chatcmpl"
+
     messages: Annotated[list[MessageBody], Field(min_length=1)]
     max_tokens: int | None = Field(None, ge=1, lt=2**31)
     max_completion_tokens: int | None = Field(None, ge=1, lt=2**31)
@@ -93,8 +96,12 @@ class ChatBody(Generation):
     def prompts(self) -> tuple[Prompt, ...]:
         """Return the one prompt, with the documents in the last user message."""
         documents = [document.part for document in self.documents or ()]
-        messages = placed_in_chat([message.message for message in self.messages], documents)
+        messages = inserted_in_chat([message.message for message in self.messages], documents)
         return (ChatPrompt(messages, tuple(self.tools or ())),)
+
+    def job(self, head: Head) -> Job:
+        """Return what was asked as a job."""
+        return Job(head.model, self.asked(), self.prompts(), id=head.id)
 
     def asked(self) -> Sampling:
         """Return how tokens are chosen."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails, from_json
@@ -68,33 +68,33 @@ def fault(errors: Sequence[ErrorDetails]) -> PlanError:
     """Return what is wrong with a body, at most `MOST_ERRORS` faults in one sentence."""
     parts = list(dict.fromkeys(_one(error) for error in errors))
     more = f" (and {len(parts) - MOST_ERRORS} more)" if len(parts) > MOST_ERRORS else ""
-    place = _place(errors[0])
-    return PlanError("; also ".join(parts[:MOST_ERRORS]) + more, param=place or None)
+    pointer = _pointer(errors[0])
+    return PlanError("; also ".join(parts[:MOST_ERRORS]) + more, param=pointer or None)
 
 
 def _one(error: ErrorDetails) -> str:
     """Return one fault; a validator's own sentence is used as it is."""
-    place, message = _place(error) or "body", error["msg"]
+    pointer, message = _pointer(error) or "body", error["msg"]
     if error["type"] == "value_error":
         return message.removeprefix("Value error, ")
     if error["type"] == "missing":
-        return f"{place} must be given, got none; add the field"
+        return f"{pointer} must be given, got none; add the field"
     if error["type"] == "extra_forbidden":
-        return f"{place} cannot be given, got {shown(error['input'])}; remove the field"
+        return f"{pointer} cannot be given, got {shown(error['input'])}; remove the field"
     rule = message.partition(" after validation")[0].replace("a valid ", "a ")
     rule = rule.replace("a integer", "an integer")
     rule = re.sub(r"^\w+ should ", "", rule[0].lower() + rule[1:])
     rule = rule if rule.startswith(("be ", "have ")) else f"be {rule}"
-    return f"{place} must {rule}, got {shown(error['input'])}; correct it"
+    return f"{pointer} must {rule}, got {shown(error['input'])}; correct it"
 
 
-def _place(error: ErrorDetails) -> str:
+def _pointer(error: ErrorDetails) -> str:
     """Return where the fault is, as `messages.0.content`; names of union members are left out."""
     kept = [str(step) for step in error["loc"] if isinstance(step, int) or step.isidentifier()]
     return ".".join(kept)[:MOST_SHOWN]
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """Return a value for a message as it stands in JSON, at most `MOST_SHOWN` characters."""
     if isinstance(value, Mapping):
         return "an object"

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field, PlainValidator
 
 from server.errors import PlanError
-from server.job import Sampling
+from server.job import Job, Sampling
 from server.prompt import Part, Prompt, TextPrompt, TokenPrompt
 from server.protocol.common import shown
-from server.protocol.documents import placed
+from server.protocol.documents import inserted
 from server.protocol.generation import MOST_ALTERNATIVES, Generation
+from server.protocol.replies import Head
 
 DEFAULT_MAX_TOKENS = 16
 
 Ids = list[int]
 
 
-def _prompts(value: Any) -> list[str] | list[Ids]:
-    """Read the four forms of a prompt as a list of texts or a list of lists of ids."""
+def _prompts(value: object) -> list[str] | list[Ids]:
+    """Read the four shapes of a prompt as a list of texts or a list of lists of ids."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, list) and value:
@@ -40,12 +41,14 @@ def _are_ids(value: list[Any]) -> bool:
     return all(type(each) is int and 0 <= each < 2**31 for each in value)
 
 
-def _off(value: Any) -> Any:
+def _off(value: object) -> object:
     return None if value is False else value
 
 
 class CompletionBody(Generation):
     """The body of `/v1/completions`."""
+
+    prefix: ClassVar[str] = "cmpl"
 
     prompt: Annotated[list[str] | list[Ids], PlainValidator(_prompts)]
     suffix: str | None = None
@@ -64,7 +67,7 @@ class CompletionBody(Generation):
             )
 
     def prompts(self) -> tuple[Prompt, ...]:
-        """Return the batch, with the documents in every prompt.
+        """Return the prompts, with the documents in every prompt.
 
         raises  PlanError  if documents or a suffix meet token ids
         """
@@ -74,7 +77,7 @@ class CompletionBody(Generation):
         for prompt in self.prompt:
             if isinstance(prompt, str):
                 parts = (Part(prompt),)
-                made.append(TextPrompt(placed(parts, documents) if documents else parts, suffix))
+                made.append(TextPrompt(inserted(parts, documents) if documents else parts, suffix))
                 continue
             for field, given in (("documents", documents), ("suffix", suffix)):
                 if given:
@@ -85,6 +88,10 @@ class CompletionBody(Generation):
                     )
             made.append(TokenPrompt(tuple(prompt)))
         return tuple(made)
+
+    def job(self, head: Head) -> Job:
+        """Return what was asked as a job."""
+        return Job(head.model, self.asked(), self.prompts(), id=head.id)
 
     def asked(self) -> Sampling:
         """Return how tokens are chosen."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -12,7 +12,7 @@ from server.errors import PlanError
 from server.prompt import Message, Part, Prompt
 from server.protocol.common import shown
 
-PLACE = "{documents}"
+PLACEHOLDER = "{documents}"
 GROUP = "documents"
 
 
@@ -31,7 +31,7 @@ class Titled(BaseModel):
         return Part(f"{above}{self.text}\n\n", group=GROUP)
 
 
-def _titled(value: Any) -> Any:
+def _titled(value: object) -> object:
     """Read a document given as a string."""
     if not isinstance(value, str | dict):
         raise ValueError(
@@ -45,14 +45,14 @@ Document = Annotated[Titled, BeforeValidator(_titled)]
 
 
 def joined(parts: Sequence[Part]) -> tuple[Part, ...]:
-    """Join content parts with line ends, as vLLM does; a document keeps one of its own.
+    r"""Join content parts with line ends, as vLLM does; a document keeps one of its own.
 
-    Neighbouring parts without a group become one: ("a", "b") -> ("a\\nb",).
+    Neighbouring parts without a group become one: ("a", "b") -> ("a\nb",).
     """
     last = len(parts) - 1
     ended = (
-        replace(part, text=f"{part.text}\n") if place < last or part.group is not None else part
-        for place, part in enumerate(parts)
+        replace(part, text=f"{part.text}\n") if index < last or part.group is not None else part
+        for index, part in enumerate(parts)
     )
     return merged(ended)
 
@@ -68,31 +68,31 @@ def merged(parts: Iterable[Part]) -> tuple[Part, ...]:
     return tuple(kept)
 
 
-def placed(parts: Sequence[Part], documents: Sequence[Part]) -> tuple[Part, ...]:
+def inserted(parts: Sequence[Part], documents: Sequence[Part]) -> tuple[Part, ...]:
     """Put documents where a text says `{documents}`, else before the last text.
 
     raises  PlanError  if it is said more than once
     """
-    texts = [place for place, part in enumerate(parts) if part.group is None]
-    said = [place for place in texts if PLACE in parts[place].text]
-    if sum(parts[place].text.count(PLACE) for place in said) > 1:
+    texts = [index for index, part in enumerate(parts) if part.group is None]
+    said = [index for index in texts if PLACEHOLDER in parts[index].text]
+    if sum(parts[index].text.count(PLACEHOLDER) for index in said) > 1:
         raise PlanError(
-            f"{PLACE} must be written once, got it several times; keep the one that counts",
+            f"{PLACEHOLDER} must be written once, got it several times; keep the one that counts",
             param="documents",
         )
     if said:
-        before, _, after = parts[said[0]].text.partition(PLACE)
-        here, inserted = said[0], [Part(before), *documents, Part(after)]
-        return merged([*parts[:here], *inserted, *parts[here + 1 :]])
+        before, _, after = parts[said[0]].text.partition(PLACEHOLDER)
+        here, put = said[0], [Part(before), *documents, Part(after)]
+        return merged([*parts[:here], *put, *parts[here + 1 :]])
     here = texts[-1] if texts else len(parts)
     return merged([*parts[:here], *documents, *parts[here:]])
 
 
-def placed_in_chat(messages: Sequence[Message], documents: Sequence[Part]) -> tuple[Message, ...]:
+def inserted_in_chat(messages: Sequence[Message], documents: Sequence[Part]) -> tuple[Message, ...]:
     """Put documents into the last user message; PlanError if there is none."""
     if not documents:
         return tuple(messages)
-    users = [place for place, message in enumerate(messages) if message.role == "user"]
+    users = [index for index, message in enumerate(messages) if message.role == "user"]
     if not users:
         raise PlanError(
             "documents must have a user message to stand in, got none; "
@@ -100,7 +100,7 @@ def placed_in_chat(messages: Sequence[Message], documents: Sequence[Part]) -> tu
             param="documents",
         )
     last = users[-1]
-    changed = replace(messages[last], parts=placed(messages[last].parts, documents))
+    changed = replace(messages[last], parts=inserted(messages[last].parts, documents))
     return (*messages[:last], changed, *messages[last + 1 :])
 
 

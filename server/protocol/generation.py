@@ -17,7 +17,7 @@ MOST_CHOICES = 128  # n
 MOST_ALTERNATIVES = 20  # logprobs, top_logprobs
 
 
-def _biases(value: Any) -> Any:
+def _biases(value: object) -> object:
     """Read `{"50256": -100}`: JSON has no integer keys."""
     if not isinstance(value, dict):
         return value
@@ -32,7 +32,7 @@ def _biases(value: Any) -> Any:
     return biases
 
 
-def _stops(value: Any) -> tuple[str, ...]:
+def _stops(value: object) -> tuple[str, ...]:
     """Read a stop string, a list of them, or null; an empty one means "off"."""
     given = [value] if isinstance(value, str) else [] if value is None else value
     if not isinstance(given, list) or not all(isinstance(stop, str) for stop in given):

@@ -32,7 +32,7 @@ class Head:
         }
 
 
-class Form(Protocol):
+class Writer(Protocol):
     """How one endpoint writes its choices; one object per request.
 
     kind, piece_kind  `object` of a whole reply, and of a stream's chunk
@@ -142,6 +142,10 @@ def evenhand(
 
 
 def fingerprint(info: ModelInfo) -> str:
-    """Return what stands for the model and this software: equal ones give equal answers."""
-    facts = f"{version('evenhand')} {info.root} {info.max_model_len} {sorted(info.abilities)}"
-    return f"fp_{hashlib.sha256(facts.encode()).hexdigest()[:10]}"
+    """Return what stands for the model and what computes it: equal ones give equal answers.
+
+    What it is called, and by whom it was loaded when, is not among it.
+    """
+    model = (info.weights, info.dtype, info.max_model_len, sorted(info.abilities))
+    facts = (version("evenhand"), *model, info.device, info.executor, info.software)
+    return f"fp_{hashlib.sha256(repr(facts).encode()).hexdigest()[:10]}"

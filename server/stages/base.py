@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from enum import IntEnum
 from typing import ClassVar, Literal, NamedTuple
 
@@ -11,8 +12,8 @@ from pydantic import BaseModel, ConfigDict
 
 from server.engines.base import Ability
 from server.errors import PlanError
-from server.job import Job, Reply
-from server.judge.ballot import Ballot
+from server.job import Job, ReadingSpec, Reply
+from server.judge.ballot import Ballot, Case
 
 Need = Ability | Literal["documents", "candidates", "set", "session"]
 Claim = Literal["order", "answer", "parts", "positions", "visibility", "cache"]
@@ -37,7 +38,7 @@ class RungStages(NamedTuple):
 
 
 class Stage(BaseModel):
-    """One technique: its numbers are fields, its place in the pipeline is class variables.
+    """One technique: its numbers are fields, where it belongs in the pipeline is class variables.
 
     level       RANKING, VERDICT, TEXT, READING or CACHE
     needs       abilities of the engine (text, logprobs, attention, cache, grammar) and of the job
@@ -59,6 +60,11 @@ class Stage(BaseModel):
     ladder: ClassVar[bool] = False
 
     stage: str
+
+    @property
+    def reading(self) -> ReadingSpec | None:
+        """Return how the engine reads under this stage; None = the stage does not mind."""
+        return None
 
     def prepare(self, job: Job) -> Job:
         """Return the job as stages inside will see it; needs are judged on that (or PlanError)."""
@@ -96,10 +102,20 @@ class Ladder(Stage):
         raise AssertionError("a ladder runs as its rungs")
 
 
+def case_of(job: Job) -> Case:
+    """Return a judge's case; the plan refuses stages that need one without."""
+    assert job.case is not None, "the plan refuses a judge's stage without candidates"
+    return job.case
+
+
 def ballot_of(job: Job) -> Ballot:
-    """Return a judge's ballot; the plan refuses stages that need one without."""
-    assert job.ballot is not None, "the plan refuses a judge's stage without candidates"
-    return job.ballot
+    """Return a judge's ballot."""
+    return case_of(job).ballot
+
+
+def asking(job: Job, ballot: Ballot) -> Job:
+    """Return a judge's job with another ballot."""
+    return job.but(case=replace(case_of(job), ballot=ballot))
 
 
 def check_two(stage: str, job: Job) -> None:

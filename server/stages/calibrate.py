@@ -17,7 +17,17 @@ from server.judge.ballot import Ballot, Candidate
 from server.judge.bias import corrected, key, lead
 from server.judge.calibration import Bias
 from server.judge.call import vote
-from server.stages.base import Claim, Level, Need, Proceed, Stage, ballot_of, check_two
+from server.stages.base import (
+    Claim,
+    Level,
+    Need,
+    Proceed,
+    Stage,
+    asking,
+    ballot_of,
+    case_of,
+    check_two,
+)
 
 CONTENT_FREE = ("N/A", "", "[MASK]")  # Zhao et al. 2021 (arXiv 2102.09690), section 5
 Source = Literal["self", "content-free"]
@@ -59,8 +69,8 @@ class Calibrate(Stage):
     async def run(self, job: Job, proceed: Proceed) -> Reply:
         """Proceed once on the canonical order, and correct what comes back."""
         ballot = ballot_of(job)
-        first = job.but(ballot=replace(ballot, order=ballot.canonical()))
-        asked = [first, *(job.but(ballot=probe) for probe in self._probes(ballot))]
+        first = asking(job, replace(ballot, order=ballot.canonical()))
+        asked = [first, *(asking(job, probe) for probe in self._probes(ballot))]
         reply, *probed = await together([proceed(each) for each in asked])
         probes = tuple(call for each in probed for call in each.calls)
         if self.probe is None:
@@ -79,7 +89,9 @@ class Calibrate(Stage):
 
     def _known(self, job: Job, ballot: Ballot) -> Bias:
         """Return the store's mean for such a ballot (PlanError)."""
-        known = None if job.calibration is None else job.calibration.of(key(job, ballot))
+        case = case_of(job)
+        store = case.calibration
+        known = None if store is None else store.of(key(case, ballot))
         if known is None or known.count < self.min_count:
             raise PlanError(
                 f"stage {self.stage!r} must know the slot bias from at least {self.min_count} "
@@ -93,7 +105,7 @@ class Calibrate(Stage):
         """Return ballots on which nothing but the slot can decide, in canonical order."""
         if self.probe is None:
             return []
-        own = [ballot.candidates[place].text for place in ballot.canonical()]
+        own = [ballot.candidates[index].text for index in ballot.canonical()]
         return [
             replace(ballot, candidates=_twins(text), order=(0, 1))
             for text in (own if self.probe == "self" else CONTENT_FREE)

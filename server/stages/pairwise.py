@@ -13,7 +13,7 @@ from portia.verdict import TIE, Verdict, Vote, decide
 from server.concurrency import together
 from server.job import Job, Reply
 from server.judge.ballot import Ballot
-from server.stages.base import Claim, Level, Need, Proceed, Stage, ballot_of
+from server.stages.base import Claim, Level, Need, Proceed, Stage, asking, ballot_of
 from server.stages.swap import Swap
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Pairwise(Stage):
         """Return the job of one pair."""
         if job.ballot is None:
             return job
-        return job.but(ballot=_of_pair(job.ballot, (0, 1)))
+        return asking(job, _of_pair(job.ballot, (0, 1)))
 
     def calls(self, job: Job) -> int:
         """Return the number of pairs."""
@@ -48,11 +48,11 @@ class Pairwise(Stage):
         """Proceed once per pair, at the same time, in canonical order."""
         ballot = ballot_of(job)
         pairs = list(combinations(ballot.canonical(), 2))
-        jobs = [job.but(ballot=_of_pair(ballot, pair)) for pair in pairs]
+        jobs = [asking(job, _of_pair(ballot, pair)) for pair in pairs]
         replies = await together([proceed(each) for each in jobs])
         verdicts = [_verdict(*each) for each in zip(replies, jobs, strict=True)]
         votes = tuple(
-            _in_callers_places(vote, pair)
+            _in_callers_indices(vote, pair)
             for reply, pair in zip(replies, pairs, strict=True)
             for vote in reply.votes
         )
@@ -71,21 +71,21 @@ class Pairwise(Stage):
 
 
 def _of_pair(ballot: Ballot, pair: Pair) -> Ballot:
-    return replace(ballot, candidates=tuple(ballot.candidates[place] for place in pair))
+    return replace(ballot, candidates=tuple(ballot.candidates[index] for index in pair))
 
 
 def _verdict(reply: Reply, job: Job) -> Verdict:
     return decide(reply.votes, ballot_of(job).texts, order_free=reply.order_free)
 
 
-def _in_callers_places(vote: Vote, pair: Pair) -> Vote:
+def _in_callers_indices(vote: Vote, pair: Pair) -> Vote:
     choice = vote.choice if vote.choice in (None, TIE) else pair[vote.choice]
-    return Vote(tuple(pair[place] for place in vote.by_slot), choice, vote.values)
+    return Vote(tuple(pair[index] for index in vote.by_slot), choice, vote.values)
 
 
 def _told(ballot: Ballot, pair: Pair, verdict: Verdict, reply: Reply) -> dict[str, Any]:
     """Return what the note says of one pair."""
-    ids = [ballot.candidates[place].id for place in pair]
+    ids = [ballot.candidates[index].id for index in pair]
     return {
         "pair": ids,
         "winner": None if verdict.winner is None else ids[verdict.winner],

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from server.errors import PlanError
 from server.job import Job, ReadingSpec, Reply
-from server.stages.base import Claim, Level, Need, Proceed, Stage
+from server.stages.base import Claim, Level, Need, Proceed, Stage, asking
 from server.text.delimiters import cut
 
 Delimiter = Annotated[str, Field(min_length=1, max_length=64)]
@@ -51,7 +51,7 @@ class Pine(Stage):
         if job.ballot is not None:
             self._check_delimiters()
             order = job.ballot.order or job.ballot.canonical()
-            return job.but(ballot=replace(job.ballot, order=order, as_documents=True))
+            return asking(job, replace(job.ballot, order=order, as_documents=True))
         if self.delimiters is not None:
             cut_out = partial(cut, delimiters=self.delimiters, stage=self.stage)
             job = job.but(prompts=tuple(map(cut_out, job.prompts)))

@@ -20,6 +20,7 @@ from server.stages.base import (
     Proceed,
     RungStages,
     Stage,
+    asking,
     ballot_of,
     check_two,
 )
@@ -48,7 +49,7 @@ class Parted(Stage):
         """Set the form (PlanError for more than two candidates)."""
         check_two(self.stage, job)
         ballot = ballot_of(job)
-        return job.but(ballot=replace(ballot, form=self.form or ballot.form))
+        return asking(job, replace(ballot, form=self.form or ballot.form))
 
     async def run(self, job: Job, proceed: Proceed) -> Reply:
         """Proceed with the parts; an answer of one part makes it the plain prompt."""
@@ -58,7 +59,7 @@ class Parted(Stage):
         cut = partial(align, first, second, self.parts, self.how, self.language)
         parts = await asyncio.to_thread(cut)
         ballot = replace(ballot, parts=parts if len(parts[0]) > 1 else ())
-        reply = await proceed(job.but(ballot=ballot))
+        reply = await proceed(asking(job, ballot))
         return replace(reply, notes={self.stage: {"parts": len(parts[0])}, **reply.notes})
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from server.job import Job, Reply
-from server.stages.base import Claim, Level, Need, Proceed, RungStages, Stage, ballot_of
+from server.stages.base import Claim, Level, Need, Proceed, RungStages, Stage, asking, ballot_of
 from server.stages.swap import Swap
 
 
@@ -40,7 +40,7 @@ class Sample(Stage):
             max_tokens=self.max_tokens or job.sampling.max_tokens,
         )
         ballot = replace(ballot_of(job), evidence=True)
-        return job.but(sampling=sampling, ballot=ballot)
+        return asking(job.but(sampling=sampling), ballot)
 
     def calls(self, job: Job) -> int:
         """Return the number of answers."""

@@ -8,7 +8,17 @@ from typing import ClassVar, Literal
 from server.concurrency import together
 from server.job import Job, Reply
 from server.judge.bias import learn
-from server.stages.base import Claim, Level, Need, Proceed, RungStages, Stage, ballot_of
+from server.stages.base import (
+    Claim,
+    Level,
+    Need,
+    Proceed,
+    RungStages,
+    Stage,
+    asking,
+    ballot_of,
+    case_of,
+)
 
 
 class Swap(Stage):
@@ -16,7 +26,7 @@ class Swap(Stage):
 
     Every candidate stands in every slot exactly once; two candidates give both orders. The square
     is built on the canonical order, so the calls are the same whatever order the caller sent. With
-    `pine` inside there are no slots, and it is the labels that take turns.
+    `pine` inside there are no slots, and it is the labels that change.
     """
 
     level: ClassVar[Level] = Level.TEXT
@@ -40,14 +50,14 @@ class Swap(Stage):
         """
         ballot = ballot_of(job)
         orders = latin_square(ballot.canonical())
-        jobs = [job.but(ballot=replace(ballot, order=order)) for order in orders]
+        jobs = [asking(job, replace(ballot, order=order)) for order in orders]
         replies = await together([proceed(each) for each in jobs])
         calls = tuple(call for reply in replies for call in reply.calls)
-        await learn(job, calls)
+        await learn(case_of(job), calls)
         inner = {name: [reply.notes[name] for reply in replies] for name in replies[0].notes}
         return Reply(calls=calls, notes={self.stage: {"orders": len(orders)}, **inner})
 
 
 def latin_square(order: tuple[int, ...]) -> list[tuple[int, ...]]:
     """Return the rotations of an order: (0, 1, 2) gives 012, 120, 201."""
-    return [order[turn:] + order[:turn] for turn in range(len(order))]
+    return [order[shift:] + order[:shift] for shift in range(len(order))]

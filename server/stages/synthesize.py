@@ -8,7 +8,18 @@ from typing import ClassVar, Literal
 from server.job import Job, Reply
 from server.judge.ballot import Call, Statement
 from server.judge.letters import letters
-from server.stages.base import Claim, Ladder, Level, Need, Proceed, RungStages, Stage, ballot_of
+from server.stages.base import (
+    Claim,
+    Ladder,
+    Level,
+    Need,
+    Proceed,
+    RungStages,
+    Stage,
+    asking,
+    ballot_of,
+    case_of,
+)
 from server.stages.swap import Swap
 
 
@@ -23,7 +34,7 @@ class Evidence(Stage):
 
     def prepare(self, job: Job) -> Job:
         """Ask for evidence."""
-        return job.but(ballot=replace(ballot_of(job), evidence=True))
+        return asking(job, replace(ballot_of(job), evidence=True))
 
     async def run(self, job: Job, proceed: Proceed) -> Reply:
         """Proceed with evidence asked for."""
@@ -41,8 +52,8 @@ class Debate(Stage):
 
     async def run(self, job: Job, proceed: Proceed) -> Reply:
         """Proceed with the explanations."""
-        debate = tuple(map(_statement, job.history))
-        return await proceed(job.but(ballot=replace(ballot_of(job), debate=debate)))
+        debate = tuple(map(_statement, case_of(job).history))
+        return await proceed(asking(job, replace(ballot_of(job), debate=debate)))
 
 
 def _statement(call: Call) -> Statement:

@@ -39,15 +39,15 @@ class TextStream:
             return ""
         self._held += text
         found = [
-            (place + len(stop), place, stop)
+            (index + len(stop), index, stop)
             for stop in self._stops
-            if (place := self._held.find(stop)) >= 0
+            if (index := self._held.find(stop)) >= 0
         ]
         if found:
-            _, place, self.stopped = min(found)
+            _, index, self.stopped = min(found)
         else:
-            place = len(self._held) - self._beginning()
-        shown, self._held = self._held[:place], self._held[place:]
+            index = len(self._held) - self._beginning()
+        shown, self._held = self._held[:index], self._held[index:]
         return shown
 
     def _beginning(self) -> int:

@@ -163,7 +163,7 @@ def _with_names(state: dict[str, Any], names: Mapping[str, str]) -> dict[str, An
     ]
     vocabulary = model["vocab"]
     if isinstance(vocabulary, dict):
-        renamed: Any = {names.get(token, token): place for token, place in vocabulary.items()}
+        renamed: Any = {names.get(token, token): token_id for token, token_id in vocabulary.items()}
     else:
         renamed = [[names.get(token, token), score] for token, score in vocabulary]
     changed = {"vocab": renamed}

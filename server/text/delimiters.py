@@ -13,14 +13,14 @@ INSTRUCTIONS = frozenset({"system", "developer"})  # may mention the delimiters 
 
 
 def cut(prompt: Prompt, delimiters: Delimiters, stage: str) -> Prompt:
-    """Return the prompt with the text between delimiters made the documents of a set.
+    r"""Return the prompt with the text between delimiters made the documents of a set.
 
     Each document becomes its text and a blank line, as `documents` on the wire do; delimiters and
     the white space after a closing one are dropped: a document reads the same at every place.
 
     >>> prompt = TextPrompt((Part("Read: <d>one</d> <d>two</d> Now answer."),))
     >>> cut(prompt, ("<d>", "</d>"), "pine").parts
-    ... # "Read: " | "one\\n\\n" | "two\\n\\n" | "Now answer.", the middle two of one group
+    ... # "Read: " | "one\n\n" | "two\n\n" | "Now answer.", the middle two of one group
 
     stage   who asks, for the message
     raises  PlanError  if a delimiter is unmatched, or a document empty

@@ -64,6 +64,7 @@ class Allowed(LogitsProcessor):
         self._seen = prompt
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Take in the new tokens, and return the logits with what may not follow at -inf."""
         if new := input_ids[0, self._seen :].tolist():
             self._matcher.consume_tokens(new)
             self._seen = input_ids.shape[1]

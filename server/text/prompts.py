@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,12 +21,14 @@ from server.text.middle import middle
 from server.text.vocabulary import Vocabulary
 
 KNOWN = 256  # prompts whose control tokens are remembered
+CHECKED = 32  # prompts that were checked and may come again at once
 
 
 class Tokenise(Protocol):
     """A way to tokenise each text on its own, the first perhaps as the opening of a prompt."""
 
-    def __call__(self, texts: Sequence[str], *, opening: bool = False) -> list[Ids]: ...
+    def __call__(self, texts: Sequence[str], *, opening: bool = False) -> list[Ids]:
+        """Return the ids of each text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,15 @@ class Encoder:
         self._limit = limit
         self._control = ControlTokens(tokenizer)
         self._known: dict[str, Counter[str]] = {}
+        self._checked: OrderedDict[tuple[int, Cut], tuple[Prompt, Encoded]] = OrderedDict()
+
+    def check(self, prompt: Prompt, cut: Cut = "whole") -> Encoded:
+        """Return the prompt's ids as `encode`, which will soon be asked for the same prompt."""
+        encoded = self.encode(prompt, cut)
+        self._checked[id(prompt), cut] = prompt, encoded  # held, so that its id stays its own
+        if len(self._checked) > CHECKED:
+            self._checked.popitem(last=False)
+        return encoded
 
     def encode(self, prompt: Prompt, cut: Cut = "whole") -> Encoded:
         """Return the prompt's ids.
@@ -64,6 +75,10 @@ class Encoder:
         cut     into what, as the reading that will read it says
         raises  PlanError  if the prompt has no ids, or cannot be cut so
         """
+        checked = self._checked.pop((id(prompt), cut), None)
+        return self._encode(prompt, cut) if checked is None else checked[1]
+
+    def _encode(self, prompt: Prompt, cut: Cut) -> Encoded:
         encode = self._cut(cut)
         encoded = encode(prompt, self._tokenise)
         if not encoded.ids:

@@ -49,13 +49,13 @@ class Vocabulary:
         return self.data[token_id].decode("utf-8", "replace")
 
     @cached_property
-    def forms(self) -> Mapping[str, tuple[int, ...]]:
-        """Return the ids by what they say without white space: "A" is also " A" and "A\\n"."""
-        forms: dict[str, list[int]] = defaultdict(list)
+    def spellings(self) -> Mapping[str, tuple[int, ...]]:
+        r"""Return the ids by what they say without white space: "A" is also " A" and "A\n"."""
+        spellings: dict[str, list[int]] = defaultdict(list)
         for token_id in range(self.size):
             if (text := self.text(token_id).strip()) and token_id not in self.special:
-                forms[text].append(token_id)
-        return {text: tuple(ids) for text, ids in forms.items()}
+                spellings[text].append(token_id)
+        return {text: tuple(ids) for text, ids in spellings.items()}
 
 
 class _Speller:

@@ -51,7 +51,6 @@ def settings(tiny: Path) -> Settings:
 @pytest.fixture(scope="session")
 def engine(settings: Settings) -> Iterator[Engine]:
     """Yield the real engine."""
-
     made = load(settings)
     yield made
     asyncio.run(made.close())

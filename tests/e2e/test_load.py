@@ -12,13 +12,20 @@ from live import eventually
 from openai import AsyncOpenAI
 
 from server.engines.base import Engine
+from server.engines.hf import HfEngine
 
-LONG = {"model": "tiny", "prompt": "Rome", "max_tokens": 4000, "extra_body": {"ignore_eos": True}}
+LONG: dict[str, Any] = {
+    "model": "tiny",
+    "prompt": "Rome",
+    "max_tokens": 4000,
+    "extra_body": {"ignore_eos": True},
+}
 
 
-def at_work(engine: Any) -> int:
+def at_work(engine: Engine) -> int:
     """Return how many sequences the worker goes through in turn."""
-    return len(engine._worker._turns)
+    assert isinstance(engine, HfEngine)
+    return len(engine._worker._queue)
 
 
 async def idle(engine: Engine) -> None:

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import httpx
 import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
+from openai.types.chat import ChatCompletionMessageParam
+from openai.types.shared_params import ResponseFormatJSONSchema
 
-MESSAGES = [{"role": "user", "content": "Who lives in Rome?"}]
+MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Who lives in Rome?"}]
 DOCUMENTS = [{"title": f"Note {place}", "text": f"fact number {place}"} for place in range(5)]
 
 
 def test_a_chat_is_the_same_whole_and_streamed(client: OpenAI) -> None:
-    asked = {"model": "tiny", "messages": MESSAGES, "max_tokens": 12, "temperature": 0}
+    asked: dict[str, Any] = {
+        "model": "tiny",
+        "messages": MESSAGES,
+        "max_tokens": 12,
+        "temperature": 0,
+    }
     whole = client.chat.completions.create(**asked)
     pieces = list(
         client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True})
@@ -30,7 +38,13 @@ def test_a_chat_is_the_same_whole_and_streamed(client: OpenAI) -> None:
 
 
 def test_a_completion_is_the_same_whole_and_streamed(client: OpenAI) -> None:
-    asked = {"model": "tiny", "prompt": "Rome is", "max_tokens": 12, "temperature": 0, "n": 2}
+    asked: dict[str, Any] = {
+        "model": "tiny",
+        "prompt": "Rome is",
+        "max_tokens": 12,
+        "temperature": 0,
+        "n": 2,
+    }
     whole = client.completions.create(**asked)
     texts = {0: "", 1: ""}
     for piece in client.completions.create(**asked, stream=True):
@@ -70,13 +84,15 @@ def test_prompt_scoring_as_evaluations_do_it(client: OpenAI) -> None:
     for ids, choice in zip(prompts, reply.choices, strict=True):
         scores = choice.logprobs
         assert scores is not None
-        lists = (scores.tokens, scores.token_logprobs, scores.top_logprobs, scores.text_offset)
-        assert {len(each or ()) for each in lists} == {len(ids) + 1}
-        assert scores.token_logprobs[0] is None
-        for token, value, top in list(zip(*lists[:3], strict=True))[1:]:
+        tokens = scores.tokens or []
+        values: list[Any] = scores.token_logprobs or []  # the first is null, whatever its type says
+        tops, offsets = scores.top_logprobs or [], scores.text_offset or []
+        assert {len(tokens), len(values), len(tops), len(offsets)} == {len(ids) + 1}
+        assert values[0] is None
+        for token, value, top in list(zip(tokens, values, tops, strict=True))[1:]:
             assert top[token] == value
             assert value <= max(top.values())
-        for token, offset in zip(scores.tokens, scores.text_offset, strict=True):
+        for token, offset in zip(tokens, offsets, strict=True):
             assert choice.text[offset:].startswith(token)
 
 
@@ -86,7 +102,7 @@ def test_echo_of_text_gives_the_text_back(client: OpenAI) -> None:
     )
     scores = reply.choices[0].logprobs
     assert reply.choices[0].text == "Rome is é"
-    assert scores is not None
+    assert scores is not None and scores.text_offset is not None
     assert scores.text_offset[:2] == [0, 0]  # the first token is not in the text
 
 
@@ -133,15 +149,18 @@ def test_streamed_answers_are_the_same_in_any_order_too(address: str) -> None:
 
 
 def test_a_schema_is_followed_and_reports_what_it_cost(client: OpenAI) -> None:
-    schema = {"type": "object", "properties": {"sure": {"type": "boolean"}}}
+    schema: dict[str, object] = {"type": "object", "properties": {"sure": {"type": "boolean"}}}
     schema |= {"required": ["sure"], "additionalProperties": False}
-    described = {"name": "answer", "strict": True, "schema": schema}
+    described: ResponseFormatJSONSchema = {
+        "type": "json_schema",
+        "json_schema": {"name": "answer", "strict": True, "schema": schema},
+    }
     reply = client.chat.completions.create(
         model="tiny",
         messages=MESSAGES,
         max_tokens=200,
         temperature=0,
-        response_format={"type": "json_schema", "json_schema": described},
+        response_format=described,
     )
     assert json.loads(reply.choices[0].message.content or "")["sure"] in (True, False)
     with pytest.raises(openai.BadRequestError, match="response_format"):

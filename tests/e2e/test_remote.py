@@ -192,9 +192,10 @@ def test_what_the_other_refuses_is_told_before_a_stream_begins(remote: str) -> N
         assert "got status 400 (This model's maximum context length is 2048" in error["message"]
 
 
-def at_work(engine: Any) -> int:
+def at_work(engine: Engine) -> int:
     """Return how many sequences the other server goes through in turn."""
-    return len(engine._worker._turns)
+    assert isinstance(engine, HfEngine)
+    return len(engine._worker._queue)
 
 
 LONG = {"prompt": ["Rome", "Oslo"], "max_tokens": 4000, "ignore_eos": True}

@@ -21,8 +21,9 @@ def process(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Po
     """Start a server; yield it with its address, which it says first."""
     environ = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     command = [*EVENHAND, "--port", "0", "--threads", "1", *arguments]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    with subprocess.Popen(command, env=environ, **pipes) as running:
+    with subprocess.Popen(
+        command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as running:
         try:
             assert running.stdout is not None
             yield running, running.stdout.readline()
@@ -37,6 +38,7 @@ def test_it_serves_then_drains_then_aborts(tiny: Path) -> None:
     headers = {"authorization": "Bearer k"}
     with process("--model", str(tiny), *names, **limits) as (running, said):
         assert said.startswith("Evenhand serves one, two (tiny) on http://127.0.0.1:")
+        assert running.stdout is not None
         assert running.stdout.readline() == "It offers attention, grammar, logprobs, text\n"
         address = said.split()[-1]
         assert httpx.get(f"{address}/v1/models").status_code == 401

@@ -1,20 +1,26 @@
 """The authors' own PINE (float32, batch of one): logits of every token, orders, greedy tokens."""
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 from oracles import OracleReading
+from reads import each_executor
+from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from kvedit.executors import Executor
+from kvedit.executors import torch as specification
+from kvedit.executors.cpu import groups, joint
+from kvedit.executors.torch import TorchExecutor
 from kvedit.hf import Door, open_door
-from pine import cpu, document_rows, groups, order
-from pine.cpu import document_rows as compiled
+from kvedit.ranking import nearest_first
 from pine.explanation import Explanation
-from pine.reading import Pine
+from pine.reading import PineReading
 from pine.segments import Segments
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden" / "pine"
@@ -27,9 +33,9 @@ pytestmark = [
 ]
 
 
-def door_of(family: str, dtype: torch.dtype = torch.float32) -> Door:
+def door_of(family: str, executor: Executor, dtype: torch.dtype = torch.float32) -> Door:
     model = AutoModelForCausalLM.from_pretrained(GOLDEN / f"tiny-{family}", dtype=dtype)
-    door = open_door(model.eval())
+    door = open_door(model.eval(), executor)
     assert door.refusal is None
     return door
 
@@ -58,11 +64,14 @@ def rows_of_caller(segments: Segments) -> list[int]:
     return rows + list(range(first, len(segments.ids)))
 
 
+@each_executor
 @torch.inference_mode()
-def test_logits_of_every_token_and_greedy_tokens(family: str, prompt: str) -> None:
+def test_logits_of_every_token_and_greedy_tokens(
+    executor: Executor, family: str, prompt: str
+) -> None:
     segments, expected = golden(family, prompt)
     segments = segments.canonical()
-    door, reading = door_of(family), Pine(segments)
+    door, reading = door_of(family, executor), PineReading(segments)
     prefill = door.forward(torch.tensor([segments.ids]), reading, keep=0)[0]
     in_order = prefill[rows_of_caller(segments)].numpy()
     np.testing.assert_allclose(in_order, expected["logits_all"], atol=TOLERANCE, rtol=0)
@@ -74,57 +83,80 @@ def test_logits_of_every_token_and_greedy_tokens(family: str, prompt: str) -> No
     assert tokens == expected["greedy_tokens"].tolist()
 
 
-@pytest.mark.parametrize("path", [compiled, document_rows], ids=["compiled", "torch"])
+Sort = tuple[Tensor, Tensor]  # weights, and what `nearest_first` makes of them
+
+
+def by_documents(executor: Executor, seen: list[Sort], patch: pytest.MonkeyPatch) -> None:
+    """Note each sort that is made for a document's rows."""
+
+    def spy(weight: Tensor) -> Tensor:
+        ranked = nearest_first(weight)
+        own = weight.isinf().any()  # the suffix's rows have no document of their own
+        if own:
+            seen.append((weight.clone(), ranked))
+        return ranked
+
+    patch.setattr(
+        specification if isinstance(executor, TorchExecutor) else joint, "nearest_first", spy
+    )
+
+
+def by_rows(seen: list[Sort]) -> Callable[[object, Tensor], None]:
+    """Return what notes each sort that is told of: that of suffix rows."""
+    return lambda _, weight: seen.append((weight.clone(), nearest_first(weight)))
+
+
+@each_executor
 @torch.inference_mode()
 def test_importance_and_orders(
-    family: str, prompt: str, path: ModuleType, monkeypatch: pytest.MonkeyPatch
+    executor: Executor, family: str, prompt: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every sort of prefill and decode, as it is made; documents in the caller's order."""
     segments, expected = golden(family, prompt)
-    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
-
-    def spy(weight: torch.Tensor) -> torch.Tensor:
-        ranked = order.nearest_first(weight)
-        seen.append((weight.clone(), ranked))
-        return ranked
-
-    if path is document_rows:
-        monkeypatch.setattr(cpu, "available", lambda query: False)
-    monkeypatch.setattr(path, "nearest_first", spy)
+    own, suffix = list[Sort](), list[Sort]()
+    door = door_of(family, executor)
+    by_documents(executor, own, monkeypatch)
     monkeypatch.setattr(groups, "BUDGET", 1)  # one sort per query document
-    monkeypatch.setattr(Explanation, "add", lambda self, weight: spy(weight))
-    door, pine = door_of(family), Pine(segments, explain=True)
+    monkeypatch.setattr(Explanation, "add", by_rows(suffix))
+    pine = PineReading(segments, explain=True)
     door.forward(torch.tensor([segments.ids]), pine, keep=0)
     for token in expected["greedy_tokens"][:-1]:
         door.forward(torch.tensor([[int(token)]]), pine)
-    documents, layers = len(segments.documents), 2
-    per_layer = documents + 1  # one sort per query document, one for the suffix rows
-    for layer in range(layers):
-        sorts = seen[layer * per_layer : (layer + 1) * per_layer]
-        for document in range(documents):
-            if documents > 2:  # with two, the authors have nothing to sort and keep no order
-                weight, ranked = (found[None, :, 0] for found in sorts[document])
-                order_segments = expected["order_segments"][layer, :, document]
-                assert ranked[0].tolist() == order_segments.tolist()
-                others = [d for d in range(documents) if d != document]
-                scores = expected["score_segments"][layer, :, document][:, others]
-                np.testing.assert_allclose(weight[0][:, others], scores, rtol=1e-3)
-        weight, ranked = sorts[documents]
+    count, layers = len(segments.documents), 2
+    assert len(own) == count * layers
+    for place, (weight, ranked) in enumerate(own):
+        layer, document = divmod(place, count)
+        if count == 2:  # with two, the authors have nothing to sort and keep no order
+            continue
+        weight, ranked = (each.view(1, -1, count) for each in (weight, ranked))
+        assert ranked[0].tolist() == expected["order_segments"][layer, :, document].tolist()
+        others = [d for d in range(count) if d != document]
+        scores = expected["score_segments"][layer, :, document][:, others]
+        np.testing.assert_allclose(weight[0][:, others], scores, rtol=1e-3)
+    for layer, (weight, ranked) in enumerate(suffix[:layers]):
         assert ranked[0].tolist() == expected["order_suffix"][layer].tolist()
         np.testing.assert_allclose(weight[0], expected["score_suffix"][layer], rtol=1e-3)
-    steps = seen[layers * per_layer :]
-    for number, (weight, ranked) in enumerate(steps):
+    for number, (weight, ranked) in enumerate(suffix[layers:]):
         step, layer = divmod(number, layers)
         assert ranked[0, :, 0].tolist() == expected["order_decode"][step, layer].tolist()
-        np.testing.assert_allclose(
-            weight[0, :, 0], expected["score_decode"][step, layer], rtol=1e-3
-        )
-    assert len(steps) == 15 * layers
+        scores = expected["score_decode"][step, layer]
+        np.testing.assert_allclose(weight[0, :, 0], scores, rtol=1e-3)
+    assert len(suffix) == (1 + 15) * layers
 
 
 @torch.inference_mode()
 def test_the_oracle_agrees_with_the_authors(family: str, prompt: str) -> None:
     segments, expected = golden(family, prompt)
-    door = door_of(family, torch.float64)
-    logits = door.forward(torch.tensor([segments.ids]), OracleReading(segments), keep=0)[0]
+    door = door_of(family, TorchExecutor(), torch.float64)
+    logits = door.run(torch.tensor([segments.ids]), OracleReading(segments), keep=0)[0]
     np.testing.assert_allclose(logits.numpy(), expected["logits_all"], atol=TOLERANCE, rtol=0)
+
+
+@torch.inference_mode()
+def test_the_executor_that_is_chosen_agrees_too(family: str, prompt: str) -> None:
+    segments, expected = golden(family, prompt)
+    door = door_of(family, TorchExecutor())
+    chosen = replace(door, choice=open_door(door.model).choice)
+    assert chosen.executor.name == "cpu"
+    logits = chosen.forward(torch.tensor([segments.ids]), PineReading(segments), keep=0)[0]
+    np.testing.assert_allclose(logits, expected["logits_all"], atol=TOLERANCE, rtol=0)

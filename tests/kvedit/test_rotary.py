@@ -4,13 +4,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracles import rotation
 
-from kvedit.rotary import RotaryGeometry, turn
+from kvedit.rotary import Layout, RotaryGeometry, turn
 
-LAYOUTS = ("half", "interleaved")
+LAYOUTS: tuple[Layout, ...] = ("half", "interleaved")
 positions = st.integers(-2000, 2000)
 
 
-def geometry(layout: str, width: int = 8) -> RotaryGeometry:
+def geometry(layout: Layout, width: int = 8) -> RotaryGeometry:
     return RotaryGeometry(10000.0 ** (-torch.arange(0, width, 2).float() / width), layout)
 
 
@@ -20,7 +20,7 @@ def vectors(seed: int, count: int = 3, dim: int = 8) -> torch.Tensor:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dim", [8, 12])
-def test_turn_is_the_matrix_of_the_paper(layout: str, dim: int) -> None:
+def test_turn_is_the_matrix_of_the_paper(layout: Layout, dim: int) -> None:
     turning, x = geometry(layout), vectors(0, dim=dim)
     for position in (-7, 0, 1, 513):
         expected = x.double() @ rotation(position, turning.inv_freq, dim, layout).T
@@ -29,14 +29,14 @@ def test_turn_is_the_matrix_of_the_paper(layout: str, dim: int) -> None:
 
 
 @given(a=positions, b=positions, layout=st.sampled_from(LAYOUTS))
-def test_turning_twice_adds(a: int, b: int, layout: str) -> None:
+def test_turning_twice_adds(a: int, b: int, layout: Layout) -> None:
     turning, x = geometry(layout), vectors(1)
     twice = turning.turn(turning.turn(x, torch.tensor(a)), torch.tensor(b))
     torch.testing.assert_close(twice, turning.turn(x, torch.tensor(a + b)), atol=2e-3, rtol=0)
 
 
 @given(p=positions, s=positions, shift=positions, layout=st.sampled_from(LAYOUTS))
-def test_scores_depend_on_distance_alone(p: int, s: int, shift: int, layout: str) -> None:
+def test_scores_depend_on_distance_alone(p: int, s: int, shift: int, layout: Layout) -> None:
     turning, q, k = geometry(layout), vectors(2), vectors(3)
 
     def score(query: int, key: int) -> torch.Tensor:

@@ -1,24 +1,28 @@
 """PINE against the float64 oracle, and its law: order does not exist."""
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import tiny_llama, tiny_qwen2
-from oracles import PineOracle, Rotary
+from models import in_dtype, tiny_llama, tiny_qwen2
+from oracles import PineOracle, rotary_of
+from reads import HALF, Vectors, close, each_executor, each_layer, read, vectors
+from torch import Tensor
+from transformers import PreTrainedModel
 
-from kvedit.hf import open_door
-from kvedit.reading import Layer
-from kvedit.rotary import RotaryGeometry
-from pine import blocks, cpu, document_rows, groups
-from pine.cpu import document_rows as compiled
-from pine.reading import Pine
+from kvedit.executors import Executor, blocks
+from kvedit.executors.cpu import groups
+from kvedit.executors.cpu.executor import CpuExecutor
+from kvedit.hf import Door, open_door
+from kvedit.reading import Layer, LayerKind
+from pine.reading import PineReading
 from pine.segments import Segments
 
-INV_FREQ = 10000.0 ** (-torch.arange(0, 8, 2).float() / 8)
-HEADS, KV_HEADS, DIM, SCALING = 4, 2, 8, 0.5
+NEAR = 2e-5
+LAYER = Layer(0, HALF, 0.5)
 
 # prefix, documents, suffix in prefill, suffix token by token
 CUTS = [
@@ -33,88 +37,84 @@ CUTS = [
 ]
 
 
-@pytest.fixture(params=["compiled", "torch"], autouse=True)
-def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run every test by the compiled loops and by plain torch."""
-    if request.param == "torch":
-        monkeypatch.setattr(cpu, "available", lambda query: False)
-
-
-def tensors(tokens: int, seed: int = 0, dim: int = DIM) -> tuple[torch.Tensor, ...]:
-    generator = torch.Generator().manual_seed(seed)
-    shapes = ((HEADS, tokens, dim), (KV_HEADS, tokens, dim), (KV_HEADS, tokens, dim))
-    return tuple(torch.randn(1, *shape, generator=generator) for shape in shapes)
-
-
 def segments_of(prefix: int, lengths: list[int], suffix: int) -> Segments:
     documents = tuple((place,) * length for place, length in enumerate(lengths))
     return Segments((0,) * prefix, documents, (0,) * suffix)
 
 
-def read(reading: Pine, layer: Layer, prompt: int, qkv: tuple[torch.Tensor, ...]) -> torch.Tensor:
+def read_prompt(
+    executor: Executor, segments: Segments, qkv: Vectors, layer: Layer = LAYER
+) -> Tensor:
     """Read the prompt at once and the rest token by token."""
-    tokens = qkv[0].shape[2]
-    rows = [slice(0, prompt), *(slice(t, t + 1) for t in range(prompt, tokens))]
-    return torch.cat([reading.read(layer, *(x[:, :, r] for x in qkv)) for r in rows], 2)
+    prompt = len(segments.ids)
+    steps = [1] * (qkv[0].shape[2] - prompt)
+    return read(executor, PineReading(segments), layer, qkv, (prompt, *steps))
 
 
-@pytest.mark.parametrize("layout", ["half", "interleaved"])
-@pytest.mark.parametrize("dim", [8, 12])
+@each_executor
+@each_layer
 @pytest.mark.parametrize(("prefix", "lengths", "suffix", "steps"), CUTS)
-def test_equals_the_oracle(prefix, lengths, suffix, steps, dim, layout) -> None:
-    prompt = prefix + sum(lengths) + suffix
-    qkv = tensors(prompt + steps, dim=dim)
-    layer = Layer(0, RotaryGeometry(INV_FREQ, layout), SCALING)
-    oracle = PineOracle(prefix, lengths, Rotary(INV_FREQ, layout), SCALING)
-    expected = oracle.attention(*(x[0] for x in qkv))
-    found = read(Pine(segments_of(prefix, lengths, suffix)), layer, prompt, qkv)
-    torch.testing.assert_close(found[0].double(), expected, atol=2e-5, rtol=0)
+def test_it_equals_the_oracle(
+    executor: Executor,
+    prefix: int,
+    lengths: list[int],
+    suffix: int,
+    steps: int,
+    layer: Layer,
+    dim: int,
+) -> None:
+    segments = segments_of(prefix, lengths, suffix)
+    qkv = vectors(len(segments.ids) + steps, dim=dim)
+    rotary = rotary_of(layer.geometry)
+    oracle = PineOracle(prefix, lengths, rotary, layer.scaling, layer.softcap)
+    expected = oracle.attention(*(each[0] for each in qkv))
+    found = read_prompt(executor, segments, qkv, layer)
+    close(found[0].double(), expected, NEAR)
 
 
-def test_small_row_blocks_change_nothing_but_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
-    lengths, prompt = [9, 14, 6], 4 + 29 + 8
-    qkv, layer = tensors(prompt + 1), Layer(0, RotaryGeometry(INV_FREQ), SCALING)
-    whole = read(Pine(segments_of(4, lengths, 8)), layer, prompt, qkv)
-    monkeypatch.setattr(blocks, "ROWS_BUDGET", 1)
-    for module in (groups, document_rows, compiled):
-        monkeypatch.setattr(module, "BUDGET", 1)
-    pieces = read(Pine(segments_of(4, lengths, 8)), layer, prompt, qkv)
+def test_small_blocks_change_nothing_but_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    segments = segments_of(4, [9, 14, 6], 8)
+    qkv = vectors(len(segments.ids) + 1)
+    whole = read_prompt(CpuExecutor(), segments, qkv)
+    monkeypatch.setattr(blocks.row_blocks, "__defaults__", (1,))
+    monkeypatch.setattr(groups, "BUDGET", 1)
+    pieces = read_prompt(CpuExecutor(), segments, qkv)
     torch.testing.assert_close(pieces, whole, atol=1e-5, rtol=0)
 
 
-def test_the_suffix_in_one_piece_or_token_by_token() -> None:
-    qkv, layer = tensors(2 + 12 + 6), Layer(0, RotaryGeometry(INV_FREQ), SCALING)
-    once = read(Pine(segments_of(2, [5, 4, 3], 6)), layer, 20, qkv)
-    later = read(Pine(segments_of(2, [5, 4, 3], 0)), layer, 14, qkv)
+@each_executor
+def test_the_suffix_in_one_piece_or_token_by_token(executor: Executor) -> None:
+    qkv = vectors(2 + 12 + 6)
+    once = read_prompt(executor, segments_of(2, [5, 4, 3], 6), qkv)
+    later = read_prompt(executor, segments_of(2, [5, 4, 3], 0), qkv)
     torch.testing.assert_close(later, once, atol=1e-5, rtol=0)
 
 
-def test_rows_of_a_batch_do_not_touch_each_other() -> None:
-    prompt, layer = 2 + 12 + 3, Layer(0, RotaryGeometry(INV_FREQ), SCALING)
-    one, other = tensors(prompt + 1, seed=1), tensors(prompt + 1, seed=2)
-    both = tuple(torch.cat(pair) for pair in zip(one, other, strict=True))
-    cut = segments_of(2, [5, 4, 3], 3)
-    found = read(Pine(cut), layer, prompt, both)
-    for row, alone in enumerate((one, other)):
-        expected = read(Pine(cut), layer, prompt, alone)
+@each_executor
+def test_rows_of_a_batch_do_not_touch_each_other(executor: Executor) -> None:
+    both, cut = vectors(2 + 12 + 3 + 1, batch=2), segments_of(2, [5, 4, 3], 3)
+    found = read_prompt(executor, cut, both)
+    for row in range(2):
+        query, key, value = (each[row : row + 1] for each in both)
+        expected = read_prompt(executor, cut, (query, key, value))
         torch.testing.assert_close(found[row : row + 1], expected, atol=1e-5, rtol=0)
 
 
-def test_soft_capped_scores_reach_both_products() -> None:
-    prompt = 2 + 9 + 2
-    qkv = tensors(prompt)
-    free, capped = (Layer(0, RotaryGeometry(INV_FREQ), SCALING, cap) for cap in (None, 0.5))
-    wide = Layer(0, RotaryGeometry(INV_FREQ), SCALING, 1e4)
+@each_executor
+def test_soft_capped_scores_reach_both_products(executor: Executor) -> None:
     cut = segments_of(2, [4, 3, 2], 2)
-    outputs = [read(Pine(cut), layer, prompt, qkv) for layer in (free, wide, capped)]
-    torch.testing.assert_close(outputs[0], outputs[1], atol=1e-4, rtol=0)
-    assert (outputs[0] - outputs[2]).abs().max() > 1e-2
+    qkv = vectors(len(cut.ids))
+    free, wide, capped = (
+        read_prompt(executor, cut, qkv, Layer(0, HALF, 0.5, cap)) for cap in (None, 1e4, 0.5)
+    )
+    torch.testing.assert_close(free, wide, atol=1e-4, rtol=0)
+    assert (free - capped).abs().max() > 1e-2
 
 
-def run(door, documents: list[tuple[int, ...]], steps: int = 4) -> list[torch.Tensor]:
+def run(door: Door, documents: list[tuple[int, ...]], steps: int = 4) -> list[Tensor]:
     """Return last-token logits of prefill and some greedy steps."""
     segments = Segments((1, 5, 9), tuple(documents), (3, 8, 2)).canonical()
-    reading, ids, found = Pine(segments), torch.tensor([segments.ids]), []
+    reading, ids, found = PineReading(segments), torch.tensor([segments.ids]), []
     for _ in range(steps):
         found.append(door.forward(ids, reading)[0, -1])
         ids = found[-1].argmax().view(1, 1)
@@ -124,11 +124,14 @@ def run(door, documents: list[tuple[int, ...]], steps: int = 4) -> list[torch.Te
 DOCUMENTS = [(4, 5, 6, 7), (9, 8), (4, 5, 6), (9, 8), (30,) * 40]
 
 
+@each_executor
 @pytest.mark.parametrize("build", [tiny_llama, tiny_qwen2])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @torch.inference_mode()
-def test_permuting_documents_leaves_logits_bitwise_equal(build, dtype) -> None:
-    door = open_door(build().to(dtype))
+def test_permuting_documents_leaves_logits_bitwise_equal(
+    executor: Executor, build: Callable[[], PreTrainedModel], dtype: torch.dtype
+) -> None:
+    door = open_door(in_dtype(build(), dtype), executor)
     assert door.refusal is None
     expected = run(door, DOCUMENTS)
     for order in itertools.islice(itertools.permutations(DOCUMENTS), 1, 120, 17):
@@ -141,12 +144,17 @@ def test_without_canonical_order_the_bits_do_change() -> None:
     """The planted fault: what the law above would miss if it could not fail."""
     door = open_door(tiny_llama())
 
-    def logits(documents: list[tuple[int, ...]]) -> torch.Tensor:
+    def logits(documents: list[tuple[int, ...]]) -> Tensor:
         segments = Segments((1, 5, 9), tuple(documents), (3, 8, 2))
-        return door.forward(torch.tensor([segments.ids]), Pine(segments))
+        return door.forward(torch.tensor([segments.ids]), PineReading(segments))
 
     documents = [tuple(range(d, d + 9 + d)) for d in range(6)]
     assert not torch.equal(logits(documents), logits(documents[::-1]))
+
+
+@pytest.fixture(scope="module")
+def door() -> Door:
+    return open_door(tiny_llama())
 
 
 @given(
@@ -155,9 +163,10 @@ def test_without_canonical_order_the_bits_do_change() -> None:
     ),
     seed=st.integers(0, 9),
 )
-@settings(max_examples=15, deadline=None)
-def test_any_documents_in_any_order(documents: list[tuple[int, ...]], seed: int) -> None:
-    door = open_door(tiny_llama())
+@settings(max_examples=15)
+def test_any_documents_in_any_order(
+    door: Door, documents: list[tuple[int, ...]], seed: int
+) -> None:
     generator = torch.Generator().manual_seed(seed)
     shuffled = [documents[i] for i in torch.randperm(len(documents), generator=generator)]
     with torch.inference_mode():
@@ -165,6 +174,35 @@ def test_any_documents_in_any_order(documents: list[tuple[int, ...]], seed: int)
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
+SEGMENTS = Segments((1, 5), ((3, 4, 6), (7, 8), (9, 2, 3, 1)), (4, 4))
+
+
+@torch.inference_mode()
+def test_the_last_tokens_logits_are_what_they_are_among_all(door: Door) -> None:
+    ids = torch.tensor([SEGMENTS.ids])
+    whole, last = (door.forward(ids, PineReading(SEGMENTS), keep) for keep in (0, 1))
+    torch.testing.assert_close(last[:, -1], whole[:, -1], atol=1e-5, rtol=0)
+    assert door.forward(ids, PineReading(SEGMENTS), None).shape[1] == 0
+
+
+@torch.inference_mode()
+def test_a_prompt_that_ends_with_its_documents_is_read_whole(door: Door) -> None:
+    segments = Segments(SEGMENTS.prefix, SEGMENTS.documents, ())
+    ids = torch.tensor([segments.ids])
+    whole, last = (door.forward(ids, PineReading(segments), keep) for keep in (0, 1))
+    torch.testing.assert_close(last[:, -1], whole[:, -1], atol=1e-5, rtol=0)
+
+
+def test_every_layer_must_see_the_whole_text() -> None:
+    reading = PineReading(SEGMENTS)
+    assert reading.suits([LayerKind(HALF), LayerKind(None)]) is None
+    reason = reading.suits([LayerKind(HALF, window=16), LayerKind(HALF)])
+    assert reason == "layers [0] see only the last 16 tokens"
+    assert reading.suits([LayerKind(HALF, refusal="it is odd")]) == "it is odd"
+
+
 def test_the_report_points_to_the_callers_documents() -> None:
     segments = Segments((1,), ((9,), (3,), (5,)), (2,)).canonical()
-    assert Pine(segments).report() == {"pine": {"documents": 3, "canonical_order": [1, 2, 0]}}
+    assert PineReading(segments).report() == {
+        "pine": {"documents": 3, "canonical_order": [1, 2, 0]}
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
@@ -10,7 +11,8 @@ from models import tiny_llama
 
 from kvedit.hf import Door, open_door
 from kvedit.shelf import Shelf
-from pine.reading import Pine
+from pine.reading import PineReading
+from pine.reuse import SMALLEST_BLOCK, SMALLEST_PREFIX, Piece
 from pine.segments import Segments
 
 PREFIX = tuple(range(1, 71))
@@ -32,8 +34,8 @@ def prompt(
 @torch.inference_mode()
 def answer(door: Door, segments: Segments, shelf: Shelf | None) -> tuple[list[torch.Tensor], int]:
     """Return the logits of the prompt's last token and of three more, and what was cached."""
-    reading, found = Pine(segments, shelf), []
-    borders = reading.borders()
+    reading, found = PineReading(segments, shelf), []
+    borders = reading.borders(len(segments.ids))
     for first, last in pairwise([*borders, len(segments.ids)]):
         logits = door.forward(torch.tensor([segments.ids[first:last]]), reading)
     for _ in range(3):
@@ -78,7 +80,7 @@ def test_cut_or_whole_agree_to_rounding(door: Door) -> None:
     segments = prompt(QUESTIONS[0])
     cut, _ = answer(door, segments, None)
     with torch.inference_mode():
-        whole = door.forward(torch.tensor([segments.ids]), Pine(segments))[0, -1]
+        whole = door.forward(torch.tensor([segments.ids]), PineReading(segments))[0, -1]
     torch.testing.assert_close(cut[0], whole, atol=2e-5, rtol=0)
 
 
@@ -91,28 +93,63 @@ def test_a_full_shelf_only_costs_time(door: Door) -> None:
     assert same(one, other)
 
 
+def borders(prefix: int, document: int, suffix: int) -> tuple[int, ...]:
+    segments = Segments((1,) * prefix, ((2,) * document,), (3,) * suffix)
+    return PineReading(segments).borders(len(segments.ids))
+
+
 def test_small_prompts_are_not_cut() -> None:
-    assert Pine(Segments((1,), ((2,), (3,)), (4,))).borders() == (0,)
+    assert borders(1, 2, 1) == (0,)
+    assert borders(SMALLEST_PREFIX - 1, 9, 1) == (0,)
+    assert borders(SMALLEST_PREFIX, 9, 1) == (0, SMALLEST_PREFIX)
+    assert borders(9, SMALLEST_BLOCK - 9, 1) == (0, SMALLEST_BLOCK)
+
+
+def test_where_nothing_comes_behind_the_block_it_is_not_cut_off() -> None:
+    """There a forward of no tokens would follow, and give no logits."""
+    assert borders(70, 200, 0) == (0, 70)
+    assert borders(9, 200, 0) == (0,)
+
+
+def test_the_same_documents_behind_another_prefix_are_another_block(door: Door) -> None:
+    shelf, others = Shelf(1 << 24), PREFIX[::-1]
+    answer(door, prompt(QUESTIONS[0]), shelf)
+    segments = Segments(others, DOCUMENTS, QUESTIONS[0]).canonical()
+    fresh, _ = answer(door, segments, None)
+    again, cached = answer(door, segments, shelf)
+    assert cached == 0
+    assert same(again, fresh)
+
+
+def test_the_shelf_counts_all_that_it_holds(door: Door) -> None:
+    """Keys twice, raw and turned, for the documents; all in their buffers' full size."""
+    shelf, segments = Shelf(1 << 30), prompt(QUESTIONS[0])
+    answer(door, segments, shelf)
+    config = door.model.config
+    per_token = config.num_key_value_heads * 16 * 4
+    documents = sum(map(len, DOCUMENTS))
+    prefix, block = 2 * len(PREFIX) * per_token, 3 * documents * per_token
+    # the prefix alone, and the block with the prefix before it
+    least = config.num_hidden_layers * (2 * prefix + block)
+    assert least <= shelf.used <= 1.5 * least + 4 * block // 3
+    pieces = shelf._kept.values()
+    assert shelf.used == sum(each.size for each in pieces)
+    assert shelf.used == sum(
+        sum(tensor.nbytes for tensor in buffers(piece))
+        for each in pieces
+        for piece in each.piece.values()
+    )
+
+
+def buffers(piece: Piece) -> Iterator[torch.Tensor]:
+    """Yield what a piece holds in memory."""
+    assert piece.prefix._keys is not None and piece.prefix._values is not None
+    yield from (piece.prefix._keys, piece.prefix._values)
+    if piece.documents is not None:
+        yield from (piece.documents.raw, piece.documents.framed, piece.documents.values)
 
 
 def test_a_prompt_cannot_be_cut_inside_the_documents(door: Door) -> None:
     segments = prompt(QUESTIONS[0])
     with torch.inference_mode(), pytest.raises(ValueError, match="may be cut"):
-        door.forward(torch.tensor([segments.ids[:100]]), Pine(segments))
-
-
-@torch.inference_mode()
-def test_importance_is_told_in_the_callers_order(door: Door) -> None:
-    shuffled = DOCUMENTS[3:] + DOCUMENTS[:3]
-    found = []
-    for documents in (DOCUMENTS, shuffled):
-        segments = Segments((1, 2), documents, QUESTIONS[0]).canonical()
-        reading = Pine(segments, explain=True)
-        door.forward(torch.tensor([segments.ids]), reading)
-        found.append(reading.report()["pine"]["importance"])
-    assert found[1] == found[0][3:] + found[0][:3]
-    # softmax weights over all document tokens sum to one per row; these are means per token
-    lengths = [len(document) for document in DOCUMENTS]
-    total = sum(share * length for share, length in zip(found[0], lengths, strict=True))
-    assert abs(total - 1) < 1e-5
-    assert "importance" not in Pine(segments).report()["pine"]
+        door.forward(torch.tensor([segments.ids[:100]]), PineReading(segments))

@@ -7,7 +7,9 @@ ids = st.lists(st.integers(0, 9), min_size=1, max_size=4).map(tuple)
 
 
 @given(documents=st.lists(ids, min_size=1, max_size=6), data=st.data())
-def test_equal_sets_become_equal_prompts(documents: list[tuple[int, ...]], data) -> None:
+def test_equal_sets_become_equal_prompts(
+    documents: list[tuple[int, ...]], data: st.DataObject
+) -> None:
     order = data.draw(st.permutations(range(len(documents))))
     one = Segments((1,), tuple(documents), (2,)).canonical()
     other = Segments((1,), tuple(documents[index] for index in order), (2,)).canonical()

@@ -51,7 +51,7 @@ def test_marks_agree_with_the_prompt() -> None:
     assert marked.right.sum() == 1
     (place,) = marked.right[0].nonzero()[0].tolist()
     assert int(marked.letter[0, place]) == contest.winner
-    assert tokenizer.decode(whole[place]) in contest.candidates[contest.winner or 0]
+    assert str(tokenizer.decode(whole[place])) in contest.candidates[contest.winner or 0]
 
 
 def test_a_probe_finds_a_linear_rule() -> None:

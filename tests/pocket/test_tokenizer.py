@@ -12,7 +12,8 @@ from pocket.words import ATTRIBUTES, NAMES
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
-    loaded: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(WEIGHTS)
+    loaded = AutoTokenizer.from_pretrained(WEIGHTS)
+    assert isinstance(loaded, PreTrainedTokenizerFast)
     return loaded
 
 

@@ -151,9 +151,9 @@ def test_long_answers_take_little_time_and_memory() -> None:
     one, other = align(first, second, 3, "meaning")
     assert time.perf_counter() - start < 5.0
     assert ("".join(one), "".join(other)) == (first, second)
-    wide = [[f"w{n * 40 + at} " * 3 for at in range(MOST_UNITS)] for n in range(2)]
+    left, right = ([f"w{n * 40 + at} " * 3 for at in range(MOST_UNITS)] for n in range(2))
     tracemalloc.start()
-    by_meaning(*wide, parts=MOST_UNITS)
+    by_meaning(left, right, parts=MOST_UNITS)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 32e6

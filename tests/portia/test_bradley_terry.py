@@ -16,7 +16,7 @@ from portia.bradley_terry import SPREAD, Comparison, fit
 NAMES = ["d", "a", "c", "b"]
 comparisons = st.lists(
     st.tuples(st.permutations(range(4)), st.sampled_from([0.0, 0.3, 0.5, 1.0])).map(
-        lambda drawn: Comparison(*drawn[0][:2], drawn[1])
+        lambda drawn: Comparison(drawn[0][0], drawn[0][1], drawn[1])
     ),
     max_size=30,
 )

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import gzip
-import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from portia.metrics import Item, Kind, ReportCard, choices, stability
+from portia.metrics import Choice, Item, Kind, Label, ReportCard, choices, stability
 from portia.verdict import TIE, Vote
 
 RECORDED = Path(__file__).parents[3] / "shared/data/LLMBar/recorded_judgments.jsonl.gz"
-SLOTS = ["A", "B", "C", None]
+SLOTS: list[Choice] = ["A", "B", "C", None]
 items = st.lists(
     st.builds(
         Item,
@@ -46,7 +46,7 @@ def value(card: ReportCard, name: str) -> float:
     ],
 )
 def test_the_kinds_of_the_nine_pairs_of_choices(kind: Kind, found: list[str]) -> None:
-    kinds = {one + other: Item(one, other).kind for one, other in itertools.product("ABC", "ABC")}
+    kinds = {f"{one}{other}": Item(one, other).kind for one in SLOTS[:3] for other in SLOTS[:3]}
     assert sorted(pair for pair, its in kinds.items() if its == kind) == sorted(found)
 
 
@@ -93,7 +93,8 @@ def test_every_figure_of_a_small_set() -> None:
         "llmbar_agreement": 4 / 7,
     }
     assert {name: rate.value for name, rate in card.rows()} == pytest.approx(expected)
-    assert (card.calls, card.tokens, card.seconds) == (3, 15, pytest.approx(4.5 / 7))
+    assert (card.calls, card.tokens) == (3, 15)
+    assert card.seconds == pytest.approx(4.5 / 7)
 
 
 @given(items)
@@ -108,9 +109,9 @@ def test_fairness_is_the_specs_formula(found: list[Item]) -> None:
 
 @given(items, st.randoms(use_true_random=False))
 def test_exchanging_all_candidates_exchanges_the_two_orders_alone(
-    found: list[Item], random: st.random.Random
+    found: list[Item], random: Random
 ) -> None:
-    mirror = {1: 2, 2: 1, None: None}
+    mirror: dict[Label, Label] = {1: 2, 2: 1, None: None}
     exchanged = [
         replace(item, first=item.second, second=item.first, label=mirror[item.label])
         for item in found
@@ -183,6 +184,8 @@ def test_the_table_of_recorded_judges(
     if_consistent: float,
 ) -> None:
     found = []
+    slots: dict[str, Choice] = {"1": "A", "2": "B"}
+    swapped: dict[str, Choice] = {"1": "B", "2": "A"}
     with gzip.open(RECORDED, "rt") as lines:
         for row in map(json.loads, lines):
             if (row["judge"], row["strategy"]) == (judge, strategy):
@@ -190,8 +193,7 @@ def test_the_table_of_recorded_judges(
                     continue
                 orders = row["winner_original_order"], row["winner_swapped_order"]
                 for label, one, other in zip(row["labels"], *orders, strict=True):
-                    first = {"1": "A", "2": "B"}.get(one)
-                    found.append(Item(first, {"1": "B", "2": "A"}.get(other), label))
+                    found.append(Item(slots.get(one), swapped.get(other), label))
     card = ReportCard.of(found)
     assert (card.items, card.primacy, card.recency) == (419, *flips)
     assert round(value(card, "position_consistency"), 3) == consistency

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -34,7 +35,7 @@ def test_kemeny_equals_exhaustive_search(rankings: list[list[int]]) -> None:
 
 @given(rankings_of_five, st.permutations(range(5)), st.randoms(use_true_random=False))
 def test_renumbering_the_candidates_renumbers_the_ranking(
-    rankings: list[list[int]], number: list[int], random: st.random.Random
+    rankings: list[list[int]], number: list[int], random: Random
 ) -> None:
     weights = [0.1 * (place + 1) for place in range(len(rankings))]
     cast = list(zip(rankings, weights, strict=True))

@@ -1,21 +1,23 @@
 """Tiny real models: a seeded Llama of two layers, a byte-level tokenizer with a chat template."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 import torch
+from asking import Ask, Builder, MakeEngine, MakeModel, Through
 from other_server import OtherServer, other_server
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from kvedit.reading import Reading
+from kvedit.reading import LayerKind, Reading
 from kvedit.shelf import Shelf
 from pine.segments import Segments
 from server.chunk import Chunk
 from server.engines import readings
 from server.engines.hf import HfEngine
-from server.job import Job, ReadingSpec, Sampling
+from server.job import ReadingSpec, Sampling, Work
 from server.prompt import Part, Prompt, TextPrompt
 
 SPECIAL = ["<|bos|>", "<|end|>", "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"]
@@ -30,9 +32,6 @@ TEMPLATE = (
 CORPUS = [
     "The quick brown fox jumps over the lazy dog. A B C D, yes or no? élan naïve 東京 🦊"
 ] * 20
-
-Collect = Callable[[Job], list[Chunk]]
-Builder = Callable[[Segments | None, Shelf], Reading]
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +65,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 @pytest.fixture(scope="session")
-def make_model(tokenizer: PreTrainedTokenizerFast) -> Callable[[], LlamaForCausalLM]:
+def make_model(tokenizer: PreTrainedTokenizerFast) -> MakeModel:
     """Return a maker of equal models, large enough in scale to write varied text."""
 
     def make() -> LlamaForCausalLM:
@@ -82,26 +81,26 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> Callable[[], LlamaForCausa
             initializer_range=0.3,
             bos_token_id=0,
             eos_token_id=1,
-            attn_implementation="sdpa",
         )
-        return LlamaForCausalLM(config).eval()
+        config._attn_implementation = "sdpa"
+        model = LlamaForCausalLM(config)
+        model.train(False)
+        return model
 
     return make
 
 
 @pytest.fixture(scope="session")
-def stock(make_model: Callable[[], LlamaForCausalLM]) -> LlamaForCausalLM:
+def stock(make_model: MakeModel) -> LlamaForCausalLM:
     """Return the same model, never touched by an engine."""
     return make_model()
 
 
 @pytest.fixture
-def make_engine(
-    make_model: Callable[[], LlamaForCausalLM], tokenizer: PreTrainedTokenizerFast
-) -> Iterator[Callable[..., HfEngine]]:
+def make_engine(make_model: MakeModel, tokenizer: PreTrainedTokenizerFast) -> Iterator[MakeEngine]:
     engines: list[HfEngine] = []
 
-    def make(**options: object) -> HfEngine:
+    def make(**options: Any) -> HfEngine:
         engines.append(HfEngine(make_model(), tokenizer, name="tiny", **options))
         return engines[-1]
 
@@ -111,30 +110,29 @@ def make_engine(
 
 
 @pytest.fixture(scope="session")
-def engine(
-    make_model: Callable[[], LlamaForCausalLM], tokenizer: PreTrainedTokenizerFast
-) -> Iterator[HfEngine]:
+def engine(make_model: MakeModel, tokenizer: PreTrainedTokenizerFast) -> Iterator[HfEngine]:
     shared = HfEngine(make_model(), tokenizer, name="tiny")
     yield shared
     asyncio.run(shared.close())
 
 
 @pytest.fixture
-def ask(engine: HfEngine) -> Callable[..., list[Chunk]]:
-    """Return a way to run one job to its end: `ask(prompt, max_tokens=3)`."""
+def ask(engine: HfEngine) -> Ask:
+    """Return a way to run one work to its end: `ask(prompt, max_tokens=3)`."""
 
     def run(
         prompt: Prompt | str,
         reading: ReadingSpec | None = None,
         deterministic: bool = False,
-        **numbers: object,
+        **numbers: Any,
     ) -> list[Chunk]:
         prompt = TextPrompt((Part(prompt),)) if isinstance(prompt, str) else prompt
-        sampling = Sampling(**{"max_tokens": 16, "temperature": 0.0, **numbers})
-        job = Job("tiny", sampling, (prompt,), reading=reading, deterministic=deterministic)
+        given: dict[str, Any] = {"max_tokens": 16, "temperature": 0.0, **numbers}
+        sampling = Sampling(**given)
+        work = Work((prompt,), sampling, reading, deterministic)
 
         async def collect() -> list[Chunk]:
-            return [chunk async for chunk in await engine.generate(job)]
+            return [chunk async for chunk in await engine.generate(work)]
 
         return asyncio.run(collect())
 
@@ -142,12 +140,12 @@ def ask(engine: HfEngine) -> Callable[..., list[Chunk]]:
 
 
 @pytest.fixture
-def through(monkeypatch: pytest.MonkeyPatch) -> Callable[[Builder], ReadingSpec]:
+def through(monkeypatch: pytest.MonkeyPatch) -> Through:
     """Return what makes a spec of a test's own reading: `through(lambda segments, shelf: ...)`."""
     builders: dict[str, Builder] = {}
-    known = readings.build
+    known, refused = readings.build, readings.refusal
 
-    def build(spec: ReadingSpec, segments: Segments | None, shelf: Shelf) -> Reading:
+    def build(spec: ReadingSpec, segments: Segments | None, shelf: Shelf | None) -> Reading:
         builder = builders.get(spec.name)
         return builder(segments, shelf) if builder else known(spec, segments, shelf)
 
@@ -156,7 +154,11 @@ def through(monkeypatch: pytest.MonkeyPatch) -> Callable[[Builder], ReadingSpec]
         builders[name] = builder
         return ReadingSpec(name, cut="set")
 
+    def refusal(spec: ReadingSpec, layers: Sequence[LayerKind]) -> str | None:
+        return None if spec.name in builders else refused(spec, layers)
+
     monkeypatch.setattr(readings, "build", build)
+    monkeypatch.setattr(readings, "refusal", refusal)
     return made
 
 

@@ -80,8 +80,14 @@ async def test_a_request_has_an_id_in_its_answer_and_in_the_log(
     assert given.headers["x-request-id"] == "abc-1"
     assert "abc-1 GET /health 200" in caplog.text
     for strange in (b"a b", b"x" * 200, "é".encode(), b""):
-        made = await http.get("/health", headers={"x-request-id": strange})
+        made = await http.get("/health", headers={b"x-request-id": strange})
         assert made.headers["x-request-id"].startswith("req_")
+
+
+async def test_a_model_shows_the_fingerprint_of_its_replies(http: httpx.AsyncClient) -> None:
+    reply = await http.post("/v1/completions", json={"prompt": "x"})
+    cards = (await http.get("/v1/models")).json()["data"]
+    assert {card["fingerprint"] for card in cards} == {reply.json()["system_fingerprint"]}
 
 
 async def test_models_show_what_they_can_and_why_not_the_rest(http: httpx.AsyncClient) -> None:

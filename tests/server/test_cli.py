@@ -45,6 +45,14 @@ def test_a_setting_out_of_range(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fails().startswith("evenhand: --queue-limit (or EVENHAND_QUEUE_LIMIT) must be")
 
 
+def test_a_misspelt_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVENHAND_KEEPALIVE_SECONDS", "3")
+    assert fails("--model", "none") == (
+        "evenhand: environment variable must be one that this server knows, got "
+        "EVENHAND_KEEPALIVE_SECONDS; did you mean EVENHAND_KEEP_ALIVE_SECONDS\n"
+    )
+
+
 def test_options_win_and_reach_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Settings] = []
     engine = Scripted([])

@@ -1,4 +1,4 @@
-"""Data sets in the layouts people have them in: what is read, and which line is at fault."""
+"""Data sets in the formats people have them in: what is read, and which line is at fault."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ from server.errors import PlanError
 from trials.datasets import TIE, Item, load
 
 LLMBAR = Path(__file__).parents[3] / "shared" / "data" / "LLMBar"
-words = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=20).filter(
-    str.strip
-)
+words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20).filter(str.strip)
 quick = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -37,7 +35,7 @@ def shown(item: Item) -> tuple[Any, ...]:
     return item.question, item.candidates, item.label
 
 
-PAIR = [
+PAIR: list[tuple[dict[str, Any], int | None]] = [
     ({"input": "q", "output_1": "a", "output_2": "b", "label": 2}, 1),
     ({"question": "q", "response_A": "a", "response_B": "b", "label": "A>B", "pair_id": "p"}, 0),
     ({"question": "q", "response_A": "a", "response_B": "b", "label": "B>A", "pair_id": "p"}, 1),
@@ -53,7 +51,7 @@ PAIR = [
 
 
 @pytest.mark.parametrize(("row", "label"), PAIR)
-def test_each_layout_is_found_out_by_its_fields(
+def test_each_format_is_found_out_by_its_fields(
     tmp_path: Path, row: dict[str, Any], label: int | None
 ) -> None:
     [item] = read(tmp_path, lines(row))
@@ -284,7 +282,7 @@ BROKEN = [
     ('question,a,b\nq,"1\n\n2",3\nq,1,2,3\n', "d.csv", "d.csv:5 must have 3 values"),
     ("question,a\nq,1\n", "d.csv", "d.csv:2 must have two columns of answers"),
     ("question,a,b,label\nq,1,2,c\n", "d.csv", "label of d.csv:2 must be one of tie, a, b"),
-    (lines({"text": "x"}), "d.jsonl", "d.jsonl:1 must have the fields of a known layout"),
+    (lines({"text": "x"}), "d.jsonl", "d.jsonl:1 must have the fields of a known format"),
     (lines(*[{"id": "x", "question": "q", "candidates": ["a", "b"]}] * 2), "d.jsonl",
      "ids must differ, got 'x' twice"),
     ("", "d.jsonl", "data must have a record, got none"),
@@ -320,10 +318,10 @@ def test_what_is_no_data_is_told(tmp_path: Path) -> None:
         load(["pocket"], "xml")
 
 
-def test_a_layout_that_is_named_is_used(tmp_path: Path) -> None:
+def test_a_format_that_is_named_is_used(tmp_path: Path) -> None:
     row = {**PAIR[0][0], "question": "other", "candidates": ["c", "d"], "label": "1"}
     assert read(tmp_path, lines(row))[0].question == "q"
-    assert read(tmp_path, lines(row), form="jsonl")[0].question == "other"
+    assert read(tmp_path, lines(row), schema="jsonl")[0].question == "other"
 
 
 def test_the_key_changes_with_what_the_judge_sees_and_nothing_else() -> None:

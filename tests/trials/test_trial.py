@@ -11,8 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from server.engines.scripted import Script, Scripted, content_judge, slot_lover
+from server.engines.scripted import Answer, Script, Scripted, content_judge, slot_lover
 from server.errors import EngineError, PlanError
+from server.job import Sampling
 from server.judge.calibration import Calibration
 from trials.datasets import TIE, Item
 from trials.records import Records
@@ -46,7 +47,7 @@ class Faulty:
         self.faults = iter(faults)
         self.asked: Counter[str] = Counter()
 
-    def __call__(self, prompt: str, sampling: Any) -> Any:
+    def __call__(self, prompt: str, sampling: Sampling) -> Answer:
         if next(self.faults, False):
             raise EngineError("engine must run, got a fault; try again")
         self.asked[prompt] += 1
@@ -97,7 +98,7 @@ async def test_an_engine_that_only_fails_ends_the_trial() -> None:
 
 
 async def test_what_can_never_be_judged_is_recorded_with_its_error() -> None:
-    def script(prompt: str, sampling: Any) -> Any:
+    def script(prompt: str, sampling: Sampling) -> Answer:
         if "Q1?" in prompt:
             raise PlanError("prompt must fit, got too much; shorten it")
         return slot_lover()(prompt, sampling)

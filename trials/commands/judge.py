@@ -31,7 +31,7 @@ def judge(
         Path, typer.Option(help="record, one JSON line per item, continued if there; - = stdout")
     ] = Path("-"),
     report: Annotated[Path | None, typer.Option(help="write the report card there (JSON)")] = None,
-    layout: options.Layout = "auto",
+    schema: options.Schema = "auto",
     limit: options.Limit = None,
     seed: options.Seed = 0,
     form: options.Form = None,
@@ -53,7 +53,7 @@ def judge(
     with options.told(f"stopped; {again}"):
         from trials.commands import running
 
-        running.check_places(report)
+        running.check_paths(report)
         items = running.items(given)
         found = asyncio.run(_judged(items, given))
         _show(found, given)

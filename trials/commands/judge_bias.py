@@ -34,7 +34,7 @@ def judge_bias(
     out: Annotated[
         Path | None, typer.Option(help="folder for a record per method, continued if there")
     ] = None,
-    layout: options.Layout = "auto",
+    schema: options.Schema = "auto",
     limit: options.Limit = None,
     seed: options.Seed = 0,
     form: options.Form = None,
@@ -60,7 +60,7 @@ def judge_bias(
 
         if html is not None:
             plots.check()
-        running.check_places(html, json)
+        running.check_paths(html, json)
         asked = running.methods(methods)
         items = running.items(given)
         reports, facts = asyncio.run(_measured(items, asked, given))

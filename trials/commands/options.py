@@ -23,7 +23,7 @@ Data = Annotated[
         show_default=False,
     ),
 ]
-Layout = Annotated[str, typer.Option("--format", help="layout of the data")]
+Schema = Annotated[str, typer.Option("--format", help="format of the data")]
 Limit = Annotated[int | None, typer.Option(min=1, help="judge the first so many items only")]
 Seed = Annotated[int, typer.Option(help="of the coin that places answers, and of sampling")]
 Form = Annotated[str | None, typer.Option(help="relation, score or likert")]

@@ -37,7 +37,7 @@ FIELDS = ("form", "template", "criteria", "max_calls", "seed")
 
 def items(given: Mapping[str, Any]) -> list[Item]:
     """Return the items that the options name (PlanError)."""
-    return load(given["data"], given["layout"], given["seed"])[: given["limit"]]
+    return load(given["data"], given["schema"], given["seed"])[: given["limit"]]
 
 
 @asynccontextmanager
@@ -130,7 +130,7 @@ async def run(
     return replace(report, missing=len(failures), failure=failure)
 
 
-def check_places(*paths: Path | None) -> None:
+def check_paths(*paths: Path | None) -> None:
     """Refuse files that cannot be written, before anything runs (PlanError)."""
     for path in paths:
         if path is not None:

@@ -1,6 +1,6 @@
-"""Pairs to judge, in the layouts people have them in, all read into `Item`.
+"""Pairs to judge, in the formats people have them in, all read into `Item`.
 
-load  finds the layout out by the fields of the first record, and refuses a broken record before
+load  finds the format out by the fields of the first record, and refuses a broken record before
       anything runs
 """
 
@@ -13,14 +13,14 @@ from pathlib import Path
 from server.errors import PlanError
 from trials.datasets import alpaca_eval, embedded, mt_bench
 from trials.datasets.item import TIE, Item
-from trials.datasets.layout import Layout
 from trials.datasets.own import REQUESTS, TABLE
 from trials.datasets.pairs import JUDGEBENCH, LLMBAR, REWARDBENCH
 from trials.datasets.rows import Row, read, shown
+from trials.datasets.schema import Schema
 
 __all__ = ["FORMATS", "TIE", "Item", "load"]
 
-LAYOUTS = (
+SCHEMAS = (
     LLMBAR,
     JUDGEBENCH,
     REWARDBENCH,
@@ -29,28 +29,28 @@ LAYOUTS = (
     REQUESTS,
     TABLE,  # the least particular, so the last
 )
-FORMATS = ("auto", *(layout.name for layout in LAYOUTS))
+FORMATS = ("auto", *(schema.name for schema in SCHEMAS))
 POCKET = "pocket"
 
 
-def load(data: Sequence[str], form: str = "auto", seed: int = 0) -> list[Item]:
+def load(data: Sequence[str], schema: str = "auto", seed: int = 0) -> list[Item]:
     """Read a data set.
 
     data    `pocket`, `pocket:COUNT`, a file, a folder (LLMBar's tree, FastChat's), or the files
             that belong together (two models' AlpacaEval outputs; MT-Bench's questions and answers)
-    form    one of FORMATS; auto = found out
+    schema  one of FORMATS; auto = found out
     seed    of the coin that places answers where the better one always came first
     raises  PlanError  one sentence, with the line of the first record that is broken
     """
-    if form not in FORMATS:
-        raise PlanError(f"format must be one of {', '.join(FORMATS)}, got {form!r}; name one")
+    if schema not in FORMATS:
+        raise PlanError(f"format must be one of {', '.join(FORMATS)}, got {schema!r}; name one")
     if len(data) == 1 and data[0].partition(":")[0] == POCKET:
         return embedded.contests(_count(data[0]), seed)
     paths = [Path(name) for name in data]
     if len(paths) == 1 and paths[0].is_dir():
         items = _folder(paths[0], seed)
     else:
-        items = _files({path: read(path) for path in paths}, form, seed)
+        items = _files({path: read(path) for path in paths}, schema, seed)
     _check_ids(items)
     return items
 
@@ -92,7 +92,7 @@ def _subset(path: Path, folder: Path, seed: int) -> list[Item]:
     ]
 
 
-def _files(rows: dict[Path, list[Row]], form: str, seed: int) -> list[Item]:
+def _files(rows: dict[Path, list[Row]], name: str, seed: int) -> list[Item]:
     first = [found[0].fields.keys() for found in rows.values()]
     if len(rows) == 2 and all(fields >= alpaca_eval.OUTPUTS for fields in first):
         return alpaca_eval.outputs(*rows.values())
@@ -104,21 +104,21 @@ def _files(rows: dict[Path, list[Row]], form: str, seed: int) -> list[Item]:
             "give two models' AlpacaEval outputs, or MT-Bench's questions and answers"
         )
     [found] = rows.values()
-    return _layout(found[0], form).items(found, seed)
+    return _schema(found[0], name).items(found, seed)
 
 
-def _layout(row: Row, form: str) -> Layout:
-    """Return the layout asked for, or the first that the record fits."""
-    fits = [layout for layout in LAYOUTS if layout.fits(row.fields)]
-    if form == "auto" and fits:
+def _schema(row: Row, name: str) -> Schema:
+    """Return the schema asked for, or the first that the record fits."""
+    fits = [schema for schema in SCHEMAS if schema.fits(row.fields)]
+    if name == "auto" and fits:
         return fits[0]
-    for layout in LAYOUTS:
-        if layout.name == form:
-            return layout
-    known = "; ".join(f"{layout.name}: {', '.join(sorted(layout.fields))}" for layout in LAYOUTS)
+    for schema in SCHEMAS:
+        if schema.name == name:
+            return schema
+    known = "; ".join(f"{schema.name}: {', '.join(sorted(schema.fields))}" for schema in SCHEMAS)
     raise PlanError(
-        f"{row.place} must have the fields of a known layout ({known}), got "
-        f"{shown(list(row.fields))}; name the layout with --format or rename the fields"
+        f"{row.where} must have the fields of a known format ({known}), got "
+        f"{shown(list(row.fields))}; name the format with --format or rename the fields"
     )
 
 

@@ -7,20 +7,20 @@ from collections.abc import Sequence
 
 from server.errors import PlanError
 from trials.datasets.item import TIE, Item
-from trials.datasets.layout import Layout, about, rowwise
 from trials.datasets.rows import Row
+from trials.datasets.schema import Schema, about, rowwise
 
 OUTPUTS = frozenset({"instruction", "output"})
 
 
-def _annotation(row: Row, place: int, seed: int) -> Item:
+def _annotation(row: Row, index: int, seed: int) -> Item:
     """Read one annotation; its label is an earlier judge's opinion, not the truth.
 
     source  github.com/tatsu-lab/alpaca_eval, results/*/*/annotations.json; `preference` is 1 to 2,
             1.5 or 0 a draw (src/alpaca_eval/metrics)
     """
     return Item(
-        id=str(place),
+        id=str(index),
         question=_question(row),
         candidates=(row.text("output_1"), row.text("output_2")),
         ids=("output_1", "output_2"),
@@ -57,12 +57,12 @@ def outputs(first: Sequence[Row], second: Sequence[Row]) -> list[Item]:
     alone = [row for row, other in pairs if other is None] + list(others.values())
     if alone:
         raise PlanError(
-            f"instruction of {alone[0].place} must be in both files, got it in one "
+            f"instruction of {alone[0].where} must be in both files, got it in one "
             f"({len(alone)} such); give outputs on the same instructions"
         )
     return [
-        _pair(str(place), row, other)
-        for place, (row, other) in enumerate(pairs)
+        _pair(str(index), row, other)
+        for index, (row, other) in enumerate(pairs)
         if other is not None
     ]
 
@@ -89,6 +89,6 @@ def _numbered(rows: Sequence[Row]) -> list[tuple[str, int]]:
     return keys
 
 
-ANNOTATIONS = Layout(
+ANNOTATIONS = Schema(
     "alpaca-eval", frozenset({"instruction", "output_1", "output_2"}), rowwise(_annotation)
 )

@@ -18,11 +18,11 @@ def contests(count: int, seed: int) -> list[Item]:
 
     random = Random(seed)
     items = []
-    for place in range(count):
+    for index in range(count):
         drawn = facts_contest(random, 2, first_wins=0.5, tie=0.0, hard=HARD)
         items.append(
             Item(
-                id=str(place),
+                id=str(index),
                 question=drawn.question,
                 candidates=drawn.candidates,
                 ids=("first", "second"),

@@ -18,8 +18,8 @@ from typing import Any
 
 from server.errors import PlanError
 from trials.datasets.item import TIE, Item
-from trials.datasets.layout import Layout
 from trials.datasets.rows import Row
+from trials.datasets.schema import Schema
 
 QUESTIONS = frozenset({"question_id", "turns"})
 ANSWERS = frozenset({"question_id", "choices"})
@@ -44,6 +44,7 @@ class Game:
 
     @property
     def id(self) -> str:
+        """Return the game's name in a record."""
         return f"{self.question}/{self.models[0]}/{self.models[1]}/{self.turn}"
 
 
@@ -64,6 +65,7 @@ class Votes:
         return best[0] if len(best) == 1 else TIE
 
     def about(self) -> dict[str, Any]:
+        """Return how many votes each choice has, for the record."""
         names = {0: "first", 1: "second", TIE: "tie"}
         return {"votes": {names[choice]: self.counts[choice] for choice in sorted(self.counts)}}
 
@@ -123,7 +125,7 @@ def _conversation(row: Row, side: str) -> Mapping[str, list[str]]:
     for message in messages if isinstance(messages, list) else [None]:
         if not isinstance(message, dict) or message.get("role") not in said:
             raise row.fault(name, "be a list of messages of a user and an assistant")
-        content = Row(message, f"{name} of {row.place}", row.line).text("content")
+        content = Row(message, f"{name} of {row.where}", row.line).text("content")
         said[message["role"]].append(content)
     return said
 
@@ -131,7 +133,7 @@ def _conversation(row: Row, side: str) -> Mapping[str, list[str]]:
 def turn(said: Sequence[str], number: int, row: Row) -> str:
     """Return what was said in the first turn, or in both, numbered."""
     if len(said) < number:
-        raise PlanError(f"{row.place} must have {number} turns, got {len(said)}; add the other")
+        raise PlanError(f"{row.where} must have {number} turns, got {len(said)}; add the other")
     return said[0] if number == 1 else f"1. {said[0]}\n\n2. {said[1]}"
 
 
@@ -183,7 +185,7 @@ def _joined(
     for row, of in zip(rows, ("text", *game.models), strict=True):
         if row is None:
             raise PlanError(
-                f"question {game.question} of {votes.row.place} must have its {of}, got none; "
+                f"question {game.question} of {votes.row.where} must have its {of}, got none; "
                 "name the file that has it"
             )
         shown.append(turn(_turns(row), game.turn, row))
@@ -221,7 +223,7 @@ def _item(game: Game, shown: Sequence[str], reference: str | None, votes: Votes)
     )
 
 
-VOTES = Layout(
+VOTES = Schema(
     "mt-bench",
     frozenset({"question_id", "conversation_a", "conversation_b", "winner"}),
     _with_conversations,

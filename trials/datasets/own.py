@@ -8,20 +8,20 @@ from typing import Any
 
 from server.errors import PlanError
 from trials.datasets.item import TIE, Item
-from trials.datasets.layout import Layout, about, labelled, rowwise
 from trials.datasets.rows import Row, shown
+from trials.datasets.schema import Schema, about, labelled, rowwise
 
 ANSWER = re.compile(r"(?:answer|response|candidate|output)[ _-]?(\w+)|([a-y])", re.IGNORECASE)
 
 
-def _request(row: Row, place: int, seed: int) -> Item:
-    """Read a judge request: `label` is a candidate's id, its place from 0, "tie", or null."""
+def _request(row: Row, index: int, seed: int) -> Item:
+    """Read a judge request: `label` is a candidate's id, its index from 0, "tie", or null."""
     texts, ids = _candidates(row)
     meanings: dict[str | int, int] = {"tie": TIE}
-    for index, name in enumerate(ids):
-        meanings |= {index: index, name: index}
+    for label, name in enumerate(ids):
+        meanings |= {label: label, name: label}
     return Item(
-        id=row.name("id") if row.fields.get("id") is not None else str(place),
+        id=row.name("id") if row.fields.get("id") is not None else str(index),
         question=row.text("question", empty=False),
         candidates=texts,
         ids=ids,
@@ -33,14 +33,14 @@ def _request(row: Row, place: int, seed: int) -> Item:
 
 
 def _candidates(row: Row) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the candidates' texts and ids; an id that is not given is the place from 0."""
+    """Return the candidates' texts and ids; an id that is not given is the index from 0."""
     given = row.fields.get("candidates")
     if not isinstance(given, list) or len(given) < 2:
         raise row.fault("candidates", "be a list of two or more")
     texts, ids = [], []
     for index, value in enumerate(given):
         fields: Mapping[str, Any] = value if isinstance(value, Mapping) else {"text": value}
-        one = Row(fields, f"candidates.{index} of {row.place}", row.line)
+        one = Row(fields, f"candidates.{index} of {row.where}", row.line)
         texts.append(one.text("text"))
         ids.append(one.text("id", empty=False) if fields.get("id") is not None else str(index))
     if len(set(ids)) < len(ids) or "tie" in ids:
@@ -48,7 +48,7 @@ def _candidates(row: Row) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(texts), tuple(ids)
 
 
-def _table(row: Row, place: int, seed: int) -> Item:
+def _table(row: Row, index: int, seed: int) -> Item:
     """Read a line of CSV: a question, a column per answer, perhaps a label.
 
     Answers stand in columns named a, b, ... or answer_1, response_a, candidate_x, output_2, ...;
@@ -56,16 +56,16 @@ def _table(row: Row, place: int, seed: int) -> Item:
     """
     columns = _answers(row)
     meanings: dict[str | int, int] = {"tie": TIE}
-    for index, (name, end) in enumerate(columns):
-        meanings |= {name.lower(): index, end.lower(): index}
+    for column, (name, end) in enumerate(columns):
+        meanings |= {name.lower(): column, end.lower(): column}
     label = "winner" if "winner" in row.fields else "label"
     said = {**row.fields, label: str(row.fields.get(label) or "").strip().lower()}
     return Item(
-        id=row.name("id") if row.fields.get("id") else str(place),
+        id=row.name("id") if row.fields.get("id") else str(index),
         question=row.text("question", empty=False),
         candidates=tuple(row.text(name) for name, _ in columns),
         ids=tuple(name for name, _ in columns),
-        label=labelled(Row(said, row.place, row.line), label, meanings),
+        label=labelled(Row(said, row.where, row.line), label, meanings),
         reference=row.optional("reference"),
         criteria=row.optional("criteria"),
         about=about(row, "subset"),
@@ -78,11 +78,11 @@ def _answers(row: Row) -> list[tuple[str, str]]:
     columns = [(name, match[1] or match[2]) for name, match in matches.items() if match]
     if len(columns) < 2:
         raise PlanError(
-            f"{row.place} must have two columns of answers, got columns "
+            f"{row.where} must have two columns of answers, got columns "
             f"{shown(list(row.fields))}; name them answer_1 and answer_2"
         )
     return columns
 
 
-REQUESTS = Layout("jsonl", frozenset({"question", "candidates"}), rowwise(_request))
-TABLE = Layout("csv", frozenset({"question"}), rowwise(_table))
+REQUESTS = Schema("jsonl", frozenset({"question", "candidates"}), rowwise(_request))
+TABLE = Schema("csv", frozenset({"question"}), rowwise(_table))

@@ -1,4 +1,4 @@
-"""Files of records (JSON, JSON Lines, CSV; gzip too) and the place of each, for messages."""
+"""Files of records (JSON, JSON Lines, CSV; gzip too) and where each stands, for messages."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ MOST_SHOWN = 60  # characters of a value in a message
 class Row:
     """One record of a file.
 
-    place  `file:line`, for messages
+    where  `file:line`, for messages
     line   counted from 1
     """
 
     fields: Mapping[str, Any]
-    place: str
+    where: str
     line: int
 
     def text(self, name: str, *, empty: bool = True) -> str:
@@ -53,10 +53,10 @@ class Row:
     def fault(self, name: str, rule: str) -> PlanError:
         """Return what is wrong with a field."""
         got = shown(self.fields[name]) if name in self.fields else "none"
-        return PlanError(f"{name} of {self.place} must {rule}, got {got}; correct the record")
+        return PlanError(f"{name} of {self.where} must {rule}, got {got}; correct the record")
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """Return a value for a message, cut to `MOST_SHOWN` characters."""
     text = json.dumps(value, ensure_ascii=False, default=repr)
     return text if len(text) <= MOST_SHOWN else text[:MOST_SHOWN] + "..."
@@ -116,19 +116,19 @@ def _row(text: str, path: Path, line: int) -> Row:
 
 def _array(text: str, path: Path) -> Iterator[Row]:
     """Yield the elements of an array, each with the line it begins on."""
-    decoder, line, place, counted = json.JSONDecoder(), 1, text.index("[") + 1, 0
+    decoder, line, index, counted = json.JSONDecoder(), 1, text.index("[") + 1, 0
     while True:
-        while place < len(text) and (text[place].isspace() or text[place] == ","):
-            place += 1
-        line, counted = line + text.count("\n", counted, place), place
-        if text[place : place + 1] == "]":
+        while index < len(text) and (text[index].isspace() or text[index] == ","):
+            index += 1
+        line, counted = line + text.count("\n", counted, index), index
+        if text[index : index + 1] == "]":
             break
         try:
-            value, place = decoder.raw_decode(text, place)
+            value, index = decoder.raw_decode(text, index)
         except (ValueError, RecursionError) as error:
             raise _broken(path, line, error) from None
         yield _record(value, path, line)
-    if text[place + 1 :].strip():
+    if text[index + 1 :].strip():
         raise _broken(path, line, ValueError("more after the end of the array"))
 
 
@@ -139,13 +139,13 @@ def _csv(text: str, path: Path) -> Iterator[Row]:
     begun = 2
     try:
         for fields in reader:
-            place = f"{path.name}:{begun}"
+            where = f"{path.name}:{begun}"
             if None in fields or None in fields.values():
                 raise PlanError(
-                    f"{place} must have {len(reader.fieldnames or ())} values, as its first line, "
+                    f"{where} must have {len(reader.fieldnames or ())} values, as its first line, "
                     "got another number; quote values that contain commas"
                 )
-            yield Row(dict(fields), place, begun)
+            yield Row(dict(fields), where, begun)
             begun = reader.line_num + 1
     except csv.Error as error:
         raise PlanError(f"{path.name}:{begun} must be CSV, got {error}; correct it") from None
@@ -153,11 +153,11 @@ def _csv(text: str, path: Path) -> Iterator[Row]:
         csv.field_size_limit(limit)
 
 
-def _record(value: Any, path: Path, line: int) -> Row:
-    place = f"{path.name}:{line}"
+def _record(value: object, path: Path, line: int) -> Row:
+    where = f"{path.name}:{line}"
     if not isinstance(value, dict):
-        raise PlanError(f"{place} must be a JSON object, got {shown(value)}; write {{...}}")
-    return Row(value, place, line)
+        raise PlanError(f"{where} must be a JSON object, got {shown(value)}; write {{...}}")
+    return Row(value, where, line)
 
 
 def _broken(path: Path, line: int, error: Exception) -> PlanError:

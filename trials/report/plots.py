@@ -181,10 +181,10 @@ def _points(
         figure = row.figure(report)
         if not isinstance(figure, Rate) or figure.value is None:
             continue
-        place = line + step
+        height = line + step
         low, high = figure.bootstrap or (figure.value, figure.value)
-        axes.plot([low, high], [place, place], color=colour, linewidth=2, alpha=0.5)
-        axes.plot([figure.value], [place], "o", color=colour, markersize=6, label=label)
+        axes.plot([low, high], [height, height], color=colour, linewidth=2, alpha=0.5)
+        axes.plot([figure.value], [height], "o", color=colour, markersize=6, label=label)
         label = None  # one entry in the legend
 
 

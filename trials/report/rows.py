@@ -35,10 +35,10 @@ class Row:
             return "-" if figure.value is None else self._number(figure.value), " ".join(ends)
         return "-" if figure is None else self._number(figure), ""
 
-    def _number(self, value: float, places: int = 3) -> str:
+    def _number(self, value: float, digits: int = 3) -> str:
         shapes = {
-            "share": f".{places}f",
-            "signed": f"+.{places}f",
+            "share": f".{digits}f",
+            "signed": f"+.{digits}f",
             "count": ".0f",
             "mean": ".1f",
             "seconds": ".3f",

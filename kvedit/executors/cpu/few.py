@@ -12,7 +12,7 @@ from torch import Tensor
 from kvedit.executors.cpu.loops import FIXED, FRESH_FROM, MOST_ROWS, FewTask, read_few
 from kvedit.executors.cpu.pieces import PIECE, Cut
 from kvedit.reading import Layer
-from kvedit.rotary import TABLE_REACH
+from kvedit.rotary import TABLE_REACH, Places
 from kvedit.sight import Ranked, Rows, Sight
 from kvedit.visibility import Bound
 
@@ -24,10 +24,19 @@ def fits(layer: Layer, query: Tensor, rows: Rows) -> bool:
     if query.shape[0] != 1 or not 0 < rows.count <= MOST_ROWS or query.dtype != torch.float32:
         return False
     ranked = [sight for sight in rows.sights if isinstance(sight, Ranked)]
-    near = rows.place + rows.count <= TABLE_REACH  # one table for all that a set's spans may need
     still = all(isinstance(each, Ranked) or isinstance(each.start, int) for each in rows.sights)
-    known = not ranked or (near and len(ranked) == 1 and ranked[0].own is None)
-    return layer.softcap is None and still and known
+    if layer.softcap is not None or not still:
+        return False
+    return not ranked or (len(ranked) == 1 and ranked[0].own is None and _near(rows))
+
+
+def _near(rows: Rows) -> bool:
+    """Return whether one table has all angles, those that a set's spans may need among them."""
+    reach = rows.place + rows.count <= TABLE_REACH
+    fixed = [each for each in rows.sights if isinstance(each, Sight)]
+    distances = (int(each.distance(rows.place)) for each in fixed)
+    seen = all(0 <= distance <= TABLE_REACH - rows.count for distance in distances)
+    return reach and seen and all(each.span.length <= TABLE_REACH for each in fixed)
 
 
 def read(layer: Layer, cut: Cut | None, query: Tensor, rows: Rows) -> Tensor:
@@ -103,13 +112,14 @@ def _records(
     for sight, claimed, own in zip(sights, spans, turns, strict=True):
         fresh = 0 if claimed.fresh is None else claimed.fresh[0].shape[2]
         own += range(sight.span.length - fresh, sight.span.length)
-    table, numbers = NOTHING, turns
+    table: Tensor = NOTHING
+    numbers: Places = turns
     if layer.geometry is not None:
         reach = rows.place + rows.count
         table, numbers = layer.geometry.rows_of(turns, reach)
     records: list[int] = []
-    for sight, claimed, own in zip(sights, spans, numbers, strict=True):
-        records += _record(sight, claimed, places, own)
+    for sight, claimed, number in zip(sights, spans, numbers, strict=True):
+        records += _record(sight, claimed, places, number)
     return table, (ctypes.c_int64 * len(records))(*records)
 
 

@@ -168,7 +168,8 @@ class _Blocks:
         turned   [heads, asking, longest, dim]  scaled, where they are in the nearest span
         returns  [heads, asking, longest, dim]
         """
-        appears, order = self._appearance(group, query), _Order.of(self.cut, self.before.shape[1], group)
+        appears = self._appearance(group, query)
+        order = _Order.of(self.cut, self.before.shape[1], group)
         output, (_, asking, longest, dim) = torch.empty_like(query), query.shape
         slots = self.values.shape[1]
         per_head = self.group * asking * slots

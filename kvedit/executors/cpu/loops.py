@@ -33,6 +33,7 @@ Number = Any
 
 FLOAT: Any = np.float32
 INT: Any = np.int32
+FLOAT_BYTES = 4
 LOG2_E = FLOAT(1.4426950408889634)
 SHIFT = FLOAT(1.5 * 2**23)  # added to a small number, it leaves the nearest integer in the low bits
 AHEAD = 32  # keys: memory is asked for so long before it is read
@@ -253,7 +254,10 @@ def laid(address: Number, shape: tuple[int, ...]) -> tuple[Array, Number]:
 @loop
 def ask(task: Array, asked: Array, partner: Array) -> None:
     """Scale queries, and take their partners."""
-    query, pairs = floats(task.query, (task.heads, task.rows, task.dim)), whole(task.pairs, (task.width,))
+    query, pairs = (
+        floats(task.query, (task.heads, task.rows, task.dim)),
+        whole(task.pairs, (task.width,)),
+    )
     for row in range(task.rows):
         for head in range(task.heads):
             for j in range(task.dim):
@@ -268,7 +272,7 @@ def write(task: Array) -> None:
     width, dim = task.width, task.dim
     fixed = whole(task.fixed, (task.fixed_count, FIXED))
     table, pairs = floats(task.table, (task.positions, 2 * width)), whole(task.pairs, (width,))
-    other, none = np.empty(width, FLOAT), np.empty(0, FLOAT)
+    other = np.empty(width, FLOAT)
     for span in range(task.fixed_count):
         own = fixed[span]
         fresh, shape = own[FRESH], (task.kv_heads, own[ROOM], dim)
@@ -346,68 +350,46 @@ def turn_queries(
 
 
 @loop
-def read_piece(
-    keys: Array, values: Array, queries: Array, scores: Array, most: Array, shares: Array, read: Array
-) -> None:
-    """Read some tokens by the query heads of a group: greatest score, sum of weights, values.
-
-    keys, values  [kv, dim]
-    queries       [group, dim]
-    most, shares  [group]
-    read          [group, dim]
-    """
-    score(queries, keys, scores)
-    for each in range(len(queries)):
-        own = scores[each, : len(keys)]
-        most[each] = greatest(own)
-        shares[each] = soften(own, most[each])
-    weigh(scores, values, read)
-
-
-@loop
 def read_pieces(task: Array, turned: Array, most: Array, shares: Array, read: Array) -> None:
     """Read every piece: the set's from where its spans appear, then the other spans'."""
-    kv_heads, dim, count = task.kv_heads, task.dim, task.count
-    framed = floats(task.framed, (kv_heads, task.slots, dim))
-    held = floats(task.values, (kv_heads, task.slots, dim))
+    dim, count, token = task.dim, task.count, FLOAT_BYTES * task.dim
     fixed = whole(task.fixed, (task.fixed_count, FIXED))
-    pieces, group = whole(task.pieces, (task.inside, 3)), task.heads // kv_heads
+    pieces, group = whole(task.pieces, (task.inside, 3)), task.heads // task.kv_heads
     scores = np.empty((group, PIECE), FLOAT)
-    first, last = share(kv_heads * count)
+    first, last = share(task.kv_heads * count)
     for part in range(first, last):
         kv_head, piece = part // count, part % count
-        one, end = kv_head * group, kv_head * group + group
+        one, span, slot = kv_head * group, 0, (piece - task.inside) * PIECE
         if piece < task.inside:
-            slot, stop = pieces[piece, 1], pieces[piece, 1] + pieces[piece, 2]
-            for row in range(task.rows):
-                read_piece(
-                    framed[kv_head, slot:stop], held[kv_head, slot:stop],
-                    turned[row, pieces[piece, 0], one:end], scores,
-                    most[row, one:end, piece], shares[row, one:end, piece],
-                    read[row, piece, one:end],
-                )  # fmt: skip
-            continue
-        span, slot = 0, (piece - task.inside) * PIECE
-        while slot >= fixed[span, HELD]:
-            slot -= (fixed[span, HELD] + PIECE - 1) // PIECE * PIECE
-            span += 1
-        own = fixed[span]
-        shape, begin = (kv_heads, own[ROOM], dim), own[BEGIN]
-        keys, values = floats(own[KEYS_AT], shape), floats(own[VALUES_AT], shape)
+            span, slot = pieces[piece, 0], pieces[piece, 1]
+            skipped = kv_head * task.slots * token
+            keys_at, values_at = task.framed + skipped, task.values + skipped
+        else:
+            while slot >= fixed[span, HELD]:
+                slot -= (fixed[span, HELD] + PIECE - 1) // PIECE * PIECE
+                span += 1
+            skipped = (kv_head * fixed[span, ROOM] + fixed[span, BEGIN]) * token
+            keys_at, values_at = fixed[span, KEYS_AT] + skipped, fixed[span, VALUES_AT] + skipped
         for row in range(task.rows):
-            low = max(slot, own[ROWS_FROM + ROW * row + 1])
-            high = min(slot + PIECE, own[ROWS_FROM + ROW * row + 2])
+            low, high, asked = slot, slot, span
+            if piece < task.inside:
+                high += pieces[piece, 2]
+            else:
+                asked += task.spans
+                low = max(low, fixed[span, ROWS_FROM + ROW * row + 1])
+                high = min(high + PIECE, fixed[span, ROWS_FROM + ROW * row + 2])
             if low >= high:
-                for head in range(one, end):
-                    most[row, head, piece] = -np.inf
+                for each in range(group):
+                    most[row, one + each, piece] = -np.inf
                 continue
-            read_piece(
-                keys[kv_head, begin + low : begin + high],
-                values[kv_head, begin + low : begin + high],
-                turned[row, task.spans + span, one:end], scores,
-                most[row, one:end, piece], shares[row, one:end, piece],
-                read[row, piece, one:end],
-            )  # fmt: skip
+            keys = floats(keys_at + low * token, (high - low, dim))
+            values = floats(values_at + low * token, (high - low, dim))
+            score(turned[row, asked, one : one + group], keys, scores)
+            for each in range(group):
+                own, head = scores[each, : high - low], one + each
+                most[row, head, piece] = greatest(own)
+                shares[row, head, piece] = soften(own, most[row, head, piece])
+            weigh(scores, values, read[row, piece, one : one + group])
 
 
 @loop

@@ -151,7 +151,7 @@ class _Slots:
 
     @classmethod
     def of(cls, room: Room, device: torch.device) -> _Slots:
-        """Number the slots of a room."""
+        """Return the slots of a room, numbered."""
         sizes = [room.longest] * room.spans + [room.suffix, room.prefix]
         counts = torch.tensor(sizes, device=device)
         spans = torch.arange(len(sizes), device=device)
@@ -233,9 +233,7 @@ class Padded:
             lengths=lengths,
             shares=1 / lengths.clamp(min=1),
             end=end[:, 0],
-            asker=torch.where(span < room.spans, span, room.spans + slots.index)[
-                : room.rows
-            ],
+            asker=torch.where(span < room.spans, span, room.spans + slots.index)[: room.rows],
             nearest=torch.zeros(own.shape, device=device).masked_fill_(own, torch.inf),
             rivals=_added(seen[..., : room.inside] & others),
             hidden=_added(seen),

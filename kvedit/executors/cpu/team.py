@@ -22,6 +22,10 @@ from kvedit.executors.cpu import openmp
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+# What a kernel calls becomes part of it. A function left outside would be kept with the kernel as a
+# copy that was optimised for it, and only a process that loads the kernel would run that copy: one
+# that has compiled it finds the function itself first, and its sums end in other bits.
+INSIDE: dict[str, Any] = {"forceinline": True, "error_model": "numpy"}
 # sums may be taken in another order and products fused with them, but what is -inf stays so
 SUMS = {"reassoc", "contract", "nsz", "arcp"}
 
@@ -46,12 +50,12 @@ def integers(*names: str) -> list[tuple[str, Any]]:
 
 def formula(function: Function) -> Function:
     """Compile a function of numbers to the letter: products may fuse with sums, no more."""
-    return cast("Function", numba.njit(fastmath={"contract"}, error_model="numpy")(function))
+    return cast("Function", numba.njit(fastmath={"contract"}, **INSIDE)(function))
 
 
 def loop(function: Function) -> Function:
     """Compile a part of a kernel."""
-    return cast("Function", numba.njit(fastmath=SUMS, error_model="numpy")(function))
+    return cast("Function", numba.njit(fastmath=SUMS, **INSIDE)(function))
 
 
 def kernel(function: Callable[[Any], None]) -> Callable[[Task], None]:

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -19,19 +21,23 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from kvedit.hf import open_door
+from kvedit.hf import Door, open_door
 from kvedit.shelf import Shelf
-from pine import cpu
+from server.engines import readings
 from server.engines.base import Ability, ModelInfo
-from server.engines.hf.plan import Planner
+from server.engines.hf.preparation import Preparation
+from server.engines.hf.session import HfSession
 from server.engines.hf.stream import Channel, Stream
+from server.engines.hf.weights import digest
 from server.engines.hf.worker import Ticket, Worker
-from server.job import Job
+from server.errors import PlanError
+from server.job import ReadingSpec, Work
 from server.text.grammar import Grammars
 from server.text.prompts import Encoder
 from server.text.vocabulary import Vocabulary
 
 ACTIVE = 64  # sequences that run at once
+SOFTWARE = ("torch", "transformers", "numba")  # whose version decides last bits
 REUSE = 256 * 2**20  # bytes of cache kept for later requests
 
 
@@ -62,28 +68,34 @@ class HfEngine:
         config = model.config.get_text_config(decoder=True)
         limit = max_model_len or int(config.max_position_embeddings)
         door = open_door(model)
-        if door.refusal is None and model.device.type == "cpu":
-            cpu.prepare()  # before a request has to wait for it
         vocabulary = Vocabulary(tokenizer, int(config.vocab_size))
         encoder = Encoder(tokenizer, vocabulary, limit)
         ends = _ends(model, tokenizer)
         grammars = Grammars(tokenizer, vocabulary.size, ends)
         shelves = (Shelf(reuse_bytes // 2) for _ in range(2))
-        self._planner = Planner(model, door, vocabulary, encoder, grammars, ends, limit, *shelves)
+        self._preparation = Preparation(
+            model, door, vocabulary, encoder, grammars, ends, limit, *shelves
+        )
         self._info = ModelInfo(
             id=name,
             root=root or name,
             max_model_len=limit,
             abilities=_abilities(door.refusal, grammars),
-            refusals={} if door.refusal is None else {"attention": door.refusal},
+            refusals=_refusals(door),
             created=int(time.time()),
+            weights=digest(model, tokenizer, ends),
+            dtype=str(model.dtype).removeprefix("torch."),
+            device=model.device.type,
+            executor="" if door.refusal else door.executor.name,
+            executors=door.choice.refusals,
+            software=tuple(f"{name} {version(name)}" for name in SOFTWARE if find_spec(name)),
         )
         # one thread: a tokenizer must not be used by two at once
-        self._planning = ThreadPoolExecutor(1, thread_name_prefix="evenhand-plan")
+        self._preparing = ThreadPoolExecutor(1, thread_name_prefix="evenhand-prepare")
         self._worker = Worker(door, active_limit)
 
     @classmethod
-    def load(
+    def load(  # noqa: PLR0913  # an argument for each thing that the operator decides
         cls,
         path: str | Path,
         *,
@@ -103,7 +115,7 @@ class HfEngine:
         """
         if threads is not None:
             torch.set_num_threads(threads)
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the caller says what loads
+        logging.disable_progress_bar()  # the caller says what loads
         return _apart(
             lambda: cls(
                 *_read(path, dtype, device),
@@ -130,26 +142,51 @@ class HfEngine:
         """Return whether the worker runs."""
         return self._worker.alive
 
-    async def generate(self, job: Job) -> Stream:
-        """Check the job off the loop, then start it.
+    def refusal(self, reading: ReadingSpec) -> str | None:
+        """Return why the model cannot be read so, or None."""
+        return self._preparation.refusal(reading)
+
+    async def check(self, work: Work) -> None:
+        """Refuse off the loop what cannot run (PlanError)."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._preparing, self._preparation.check, work)
+
+    async def generate(self, work: Work) -> Stream:
+        """Check work off the loop, then start it.
 
         returns  the chunks of all choices as they come
-        raises   PlanError    if the job cannot run; nothing has run then
+        raises   PlanError    if the work cannot run; nothing has run then
                  EngineError  if the engine has stopped (503)
         """
         self._worker.check()
         loop = asyncio.get_running_loop()
         channel = Channel(loop)
-        with nullcontext() if job.deterministic else self._worker.expecting():
-            sequences = await loop.run_in_executor(self._planning, self._planner.plan, job)
+        with nullcontext() if work.deterministic else self._worker.expecting():
+            prepare = self._preparation.sequences
+            sequences = await loop.run_in_executor(self._preparing, prepare, work)
             if sequences:
                 self._worker.submit(Ticket(sequences, channel))
         return Stream(channel, len(sequences))
 
+    async def open(self, reading: ReadingSpec | None = None) -> HfSession:
+        """Return an empty sequence (PlanError if the model cannot be read so)."""
+        reason = None if reading is None else self.refusal(reading)
+        if reason is not None:
+            raise PlanError(f"model must be one that can be read so, got {reason}; read it plainly")
+        return HfSession(self._preparation, self._preparing, self._worker, reading)
+
     async def close(self) -> None:
         """Stop at the next step; callers still waiting get an EngineError."""
         await asyncio.to_thread(self._worker.close)
-        self._planning.shutdown(wait=False, cancel_futures=True)
+        self._preparing.shutdown(wait=False, cancel_futures=True)
+
+
+def _refusals(door: Door) -> dict[str, str]:
+    """Return why attention is not offered, or which readings the model's layers do not suit."""
+    if door.refusal is not None:
+        return {"attention": door.refusal}
+    known = {spec.name: readings.refusal(spec, door.layers) for spec in readings.KNOWN}
+    return {name: reason for name, reason in known.items() if reason is not None}
 
 
 def _abilities(refusal: str | None, grammars: Grammars) -> frozenset[Ability]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from kvedit.hf import Door
-from kvedit.plain import Plain
+from kvedit.plain import PlainReading
 from kvedit.reading import Reading
 
 
@@ -22,8 +22,8 @@ class Forward(Protocol):
         """Return whether its next tokens may be read in one forward with other sequences'."""
         ...
 
-    def borders(self) -> tuple[int, ...]:
-        """Return where the forwards of the prompt begin (see `kvedit.reading.Reading`)."""
+    def borders(self, length: int) -> tuple[int, ...]:
+        """Return where the forwards of a prompt begin (see `kvedit.reading.Reading`)."""
         ...
 
     def read(self, ids: Tensor, keep: int | None) -> Tensor:
@@ -70,7 +70,7 @@ class Prefill:
         return logits, cache
 
 
-class Stock:
+class StockForward:
     """The model's own forward with its own cache, exactly as `generate` calls it.
 
     A sequence that shares a forward leaves this path for the plain reading: its rotated keys are
@@ -79,24 +79,25 @@ class Stock:
 
     def __init__(self, door: Door, prefill: Prefill) -> None:
         self._door = door
+        self._open = door.suits(PlainReading()) is None
         self._prefill = prefill
         self._cache: DynamicCache | None = None
-        self._plain: Plain | None = None
+        self._plain: PlainReading | None = None
 
     @property
     def shares(self) -> bool:
         """Return whether the door is open; choices of one prompt share their prefill instead."""
-        return self._door.refusal is None and (self._cache is not None or self._prefill.single)
+        return self._open and (self._cache is not None or self._prefill.single)
 
-    def borders(self) -> tuple[int, ...]:
+    def borders(self, length: int) -> tuple[int, ...]:
         """Return one forward of everything."""
         return (0,)
 
     def read(self, ids: Tensor, keep: int | None) -> Tensor:
-        """Read the prompt, then token by token (see `Forward`)."""
+        """Read the prompt, then what follows it (see `Forward`)."""
         if self._plain is not None:
             return self._door.forward(ids, self._plain, keep)
-        assert keep is not None, "the stock path reads a prompt at once"
+        keep = 1 if keep is None else keep
         if self._cache is not None:
             return run(self._door.model, ids, self._cache, keep)
         logits, self._cache = self._prefill.take(ids, keep)
@@ -104,10 +105,14 @@ class Stock:
 
     def reading(self) -> Reading:
         """Return what was read as a plain reading (see `Forward`)."""
-        if self._plain is None:
-            layers: Iterable[Any] = () if self._cache is None else self._cache.layers
-            held = {place: (layer.keys, layer.values) for place, layer in enumerate(layers)}
-            self._plain, self._cache = Plain.holding(held), None
+        if self._plain is None and self._cache is None:
+            self._plain = PlainReading()
+        elif self._plain is None and self._cache is not None:
+            layers: Iterable[Any] = self._cache.layers
+            held = {index: (layer.keys, layer.values) for index, layer in enumerate(layers)}
+            length, geometries = self._cache.get_seq_length(), self._door.geometries
+            self._plain, self._cache = PlainReading.holding(length, held, geometries), None
+        assert self._plain is not None
         return self._plain
 
     def report(self) -> Mapping[str, Any]:
@@ -115,7 +120,7 @@ class Stock:
         return {}
 
 
-class Read:
+class ReadingForward:
     """The model through the door, with a reading that owns the sequence's cache."""
 
     shares = True
@@ -124,9 +129,9 @@ class Read:
         self._door = door
         self._reading = reading
 
-    def borders(self) -> tuple[int, ...]:
+    def borders(self, length: int) -> tuple[int, ...]:
         """Return where the reading wants the prompt cut."""
-        return self._reading.borders()
+        return self._reading.borders(length)
 
     def read(self, ids: Tensor, keep: int | None) -> Tensor:
         """Read a piece of the prompt, or one more token (see `Forward`)."""

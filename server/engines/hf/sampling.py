@@ -32,6 +32,7 @@ class LogitBias(LogitsProcessor):
             self._bias[token_id] = value
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Return the logits with the numbers added."""
         return scores + self._bias
 
 
@@ -49,6 +50,7 @@ class UsePenalty(LogitsProcessor):
         self._prompt = prompt
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Return the logits less the penalties."""
         generated = input_ids[:, self._prompt :]
         ones = torch.ones_like(generated, dtype=scores.dtype)
         counts = torch.zeros_like(scores).scatter_add_(1, generated, ones)

@@ -58,15 +58,15 @@ class Scorer:
         ]
 
     def labels(self, logits: Tensor, labels: Sequence[str]) -> Mapping[str, float]:
-        """Return the natural-log probability of each label, all its token forms summed.
+        """Return the natural-log probability of each label, all its token spellings summed.
 
         logits  [vocab]
-        labels  each with at least one form in the vocabulary
+        labels  each with at least one spelling in the vocabulary
         """
-        forms = [self._vocabulary.forms[label.strip()] for label in labels]
-        found = log_probabilities(logits)[[form for ids in forms for form in ids]]
+        spellings = [self._vocabulary.spellings[label.strip()] for label in labels]
+        found = log_probabilities(logits)[[spelling for ids in spellings for spelling in ids]]
         sums = [
             own[0] if len(own) == 1 else own.logsumexp(0)
-            for own in found.split_with_sizes([*map(len, forms)])
+            for own in found.split_with_sizes([*map(len, spellings)])
         ]
         return dict(zip(labels, torch.stack(sums).tolist(), strict=True))

@@ -1,22 +1,19 @@
-"""One choice on its way: one step is one forward of the model, and a token once the prompt is read.
+"""One answer on its way: one step is one forward of the model, and a token once all is read.
 
 A step is either `step`, alone, or somebody else's forward of `pending` and then `take`.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
-import torch
 from llguidance import LLMatcher
 from torch import Tensor
 
 from kvedit.reading import Reading
 from server.chunk import Chunk, FinishReason, Scored, Usage
-from server.engines.hf.forward import Forward
+from server.engines.hf.context import Context
 from server.engines.hf.sampling import Sampler
 from server.engines.hf.scores import Scorer
 from server.job import Sampling
@@ -29,8 +26,8 @@ from server.text.vocabulary import Vocabulary
 class Choice:
     """What was asked of one sequence.
 
-    index          place in the reply, prompt * n + choice
-    choice         place among the choices of its prompt
+    index          in the reply, prompt * n + choice
+    choice         index among the choices of its prompt
     room           new tokens at most
     ends           ids that end the answer
     matcher        of the grammar that the answer must follow, or None
@@ -41,81 +38,70 @@ class Choice:
     choice: int
     prompt: Encoded
     sampling: Sampling
-    room: int
-    ends: frozenset[int]
+    room: int = 0
+    ends: frozenset[int] = frozenset()
     matcher: LLMatcher | None = None
     deterministic: bool = False
 
 
 class Sequence:
-    """The state of one choice; made before it runs, it takes memory at its first step."""
+    """The state of one choice: an answer to what its context holds."""
 
-    def __init__(
-        self, choice: Choice, forward: Forward, vocabulary: Vocabulary, device: torch.device
-    ) -> None:
+    def __init__(self, choice: Choice, context: Context, vocabulary: Vocabulary) -> None:
         self.done = False
         self._choice = choice
-        self._forward = forward
+        self._context = context
+        self._before = len(context.ids)
         self._vocabulary = vocabulary
-        self._device = device
         self._scorer = Scorer(vocabulary)
         self._text = TextStream(choice.sampling.stop)
         self._sampler: Sampler | None = None
         self._opening: dict[str, Any] = {}
         self._tokens: list[Scored] = []
         self._count = 0
-        self._cached = 0
-        self._begun = False
-        self._pieces: deque[Tensor] = deque()
 
     @property
     def shares(self) -> bool:
         """Return whether its next step may be taken in one forward with other sequences."""
-        return not self._choice.deterministic and self._keep == 1 and self._forward.shares
+        shared = not self._choice.deterministic and self._keep == 1
+        return shared and self._context.forward.shares
 
     @property
     def pending(self) -> Tensor:
         """Return what it reads next, [1, query] int64: a piece of the prompt, or one token."""
-        return self._pieces[0]
+        return self._context.pending
 
     def begin(self) -> None:
-        """Cut the prompt where its reading says, once; what is cached already is left out."""
-        if self._begun:
-            return
-        self._begun = True
-        ids, borders = self._choice.prompt.ids, self._forward.borders()
-        self._cached = borders[0]
-        self._pieces += [
-            torch.tensor([ids[start:end]], device=self._device)
-            for start, end in pairwise((*borders, len(ids)))
-        ]
+        """Cut what was fed where its reading says, once."""
+        self._context.begin()
 
     def reading(self) -> Reading:
         """Return the reading that can read `pending` in a forward with other sequences."""
-        return self._forward.reading()
+        return self._context.forward.reading()
+
+    def fail(self) -> None:
+        """Take note that a forward has failed: what was read by it means nothing."""
+        self._context.failed = True
 
     def step(self) -> Chunk | None:
         """Run the model once, alone; return what can be said now, if anything can."""
         self.begin()
-        keep = self._keep if len(self._pieces) == 1 else None
-        return self.take(self._forward.read(self.pending, keep))
+        keep = self._keep if self._context.last else None
+        return self.take(self._context.forward.read(self.pending, keep))
 
     def take(self, logits: Tensor) -> Chunk | None:
         """Go on after `pending` was read; return as `step`.
 
         logits  [1, keep, vocab] of its last position, or of all that are to be scored
         """
-        self._pieces.popleft()
-        if self._pieces:
+        if not self._context.done():
             return None
         row = logits[:, -1].float()
         if self._sampler is None:
             self._sampler = self._open(logits, row)
         if self._choice.room == 0:
             return self._finish("length")
-        token = self._sampler.pick(row)
-        self._pieces.append(token)
-        token_id = int(token)
+        token_id = self._context.take(self._sampler.pick(row))
         self._count += 1
         self._tokens.append(self._score(row, token_id))
         return self._say(token_id)
@@ -143,10 +129,10 @@ class Sequence:
         return Sampler(
             choice.sampling,
             choice=choice.choice,
-            ids=choice.prompt.ids,
+            ids=tuple(self._context.ids),
             room=choice.room,
             vocabulary=vocabulary,
-            device=self._device,
+            device=self._context.device,
             matcher=choice.matcher,
         )
 
@@ -180,7 +166,7 @@ class Sequence:
             text,
             finish_reason=reason if stopped is None else "stop",
             stop_reason=stopped,
-            notes=self._forward.report(),
+            notes=self._context.forward.report(),
         )
 
     def _chunk(self, text: str, **last: Any) -> Chunk:
@@ -189,5 +175,5 @@ class Sequence:
         choice = self._choice
         usage = Usage(completion_tokens=self._count)
         if choice.choice == 0:  # the prompt is counted once
-            usage += Usage(prompt_tokens=len(choice.prompt.ids), cached_tokens=self._cached)
+            usage += Usage(prompt_tokens=self._before, cached_tokens=self._context.cached)
         return Chunk(choice.index, text, tokens, usage=usage, **opening, **last)

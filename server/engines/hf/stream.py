@@ -43,6 +43,11 @@ class Stream(AsyncIterator[Chunk]):
         self._channel = channel
         self._open = choices
 
+    @property
+    def ended(self) -> bool:
+        """Return whether no more will come."""
+        return self._open == 0
+
     async def __anext__(self) -> Chunk:
         if self._open == 0:
             raise StopAsyncIteration

@@ -16,7 +16,6 @@ import torch
 
 from kvedit.hf import Door
 from server.chunk import Chunk
-from server.engines.hf.batch import read
 from server.engines.hf.sequence import Sequence
 from server.engines.hf.stream import Channel
 from server.errors import EngineError
@@ -28,16 +27,20 @@ log = logging.getLogger(__name__)
 
 
 class Ticket:
-    """One request at the worker: its sequences, and where their chunks go."""
+    """One request at the worker: its sequences, and where their chunks go.
+
+    left  set when none of its sequences will take another step
+    """
 
     def __init__(self, sequences: Iterable[Sequence], channel: Channel) -> None:
         self.waiting = deque(sequences)
         self.running = 0
         self.channel = channel
+        self.left = threading.Event()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Turn:
+class Running:
     """A running sequence of a request."""
 
     ticket: Ticket
@@ -61,6 +64,7 @@ class Turn:
     def fail(self, error: Exception) -> None:
         """Tell the caller that the request has failed; its other choices stop too."""
         log.error("a sequence failed", exc_info=error)
+        self.sequence.fail()
         self.ticket.channel.send(_failed(error))
         self.ticket.channel.cancelled = True
 
@@ -80,7 +84,7 @@ class Worker:
         self._coming = 0
         self._inbox: SimpleQueue[Ticket | None] = SimpleQueue()
         self._tickets: list[Ticket] = []
-        self._turns: deque[Turn] = deque()
+        self._queue: deque[Running] = deque()
         self._closing = False
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="evenhand-hf", daemon=True)
@@ -126,8 +130,8 @@ class Worker:
             with torch.inference_mode():
                 while not self._closing:
                     self._receive()
-                    if self._turns:
-                        self._turn()
+                    if self._queue:
+                        self._round()
         finally:
             self._abandon()
 
@@ -136,10 +140,10 @@ class Worker:
         idle = not self._running
         while not self._inbox.empty() or not (self._running or self._closing):
             self._take(self._inbox.get())
-        if idle and self._turns and self._turns[0].sequence.shares:
-            self._await_company()
+        if idle and self._queue and self._queue[0].sequence.shares:
+            self._await_others()
 
-    def _await_company(self) -> None:
+    def _await_others(self) -> None:
         """Take in what is being planned: one forward for all costs less than one more for each."""
         end = monotonic() + PATIENCE
         # in this order: a request is in the inbox before it stops coming
@@ -154,55 +158,58 @@ class Worker:
             self._tickets.append(ticket)
             self._admit()
 
-    def _turn(self) -> None:
+    def _round(self) -> None:
         """Give the first sequence its step, and those that fit into its forward theirs."""
-        members = self._company()
-        self._step([turn for turn in members if not turn.over])
-        self._turns = deque(turn for turn in self._turns if turn not in members)
+        members = self._together()
+        self._step([each for each in members if not each.over])
+        self._queue = deque(each for each in self._queue if each not in members)
         self._receive()  # who came meanwhile goes before the members' next step
-        for turn in members:
-            self._leave(turn.ticket) if turn.over else self._turns.append(turn)
+        for each in members:
+            self._leave(each.ticket) if each.over else self._queue.append(each)
 
-    def _company(self) -> list[Turn]:
-        """Return the first turn, and those behind it that can share its forward.
+    def _together(self) -> list[Running]:
+        """Return the first sequence, and those behind it that can share its forward.
 
         Single tokens always fit in; pieces of prompts as long as they are short together.
         """
-        members: list[Turn] = []
-        alone, room = not self._turns[0].sequence.shares, PROMPT_TOKENS
-        for turn in self._turns:
-            if members and (alone or not turn.sequence.shares):
+        members: list[Running] = []
+        alone, room = not self._queue[0].sequence.shares, PROMPT_TOKENS
+        for each in self._queue:
+            if members and (alone or not each.sequence.shares):
                 continue
-            turn.attempt(turn.sequence.begin)
-            length = 1 if turn.over else turn.sequence.pending.shape[1]
+            each.attempt(each.sequence.begin)
+            length = 1 if each.over else each.sequence.pending.shape[1]
             if not members or length == 1 or length <= room:
-                members.append(turn)
+                members.append(each)
                 room -= length
         return members
 
-    def _step(self, turns: list[Turn]) -> None:
+    def _step(self, members: list[Running]) -> None:
         """Run the model once, and let each sequence go on from what it gave."""
-        if len(turns) < 2:
-            for turn in turns:
-                turn.attempt(turn.sequence.step)
+        if len(members) < 2:
+            for each in members:
+                each.attempt(each.sequence.step)
             return
+        sequences = [each.sequence for each in members]
         try:
-            rows = read(self._door, [turn.sequence for turn in turns])
+            logits, failed = self._door.together(
+                [each.pending for each in sequences], [each.reading() for each in sequences]
+            )
         except Exception as error:  # of none of them in particular; their caches are half written
-            for turn in turns:
-                turn.fail(error)
+            for each in members:
+                each.fail(error)
             return
-        for place, turn in enumerate(turns):
-            if place in rows.failed:
-                turn.fail(rows.failed[place])
+        for index, each in enumerate(members):
+            if index in failed:
+                each.fail(failed[index])
             else:
-                turn.attempt(partial(turn.sequence.take, rows.logits[place, None]))
+                each.attempt(partial(each.sequence.take, logits[index, None]))
 
     def _admit(self) -> None:
         """Let waiting sequences run, oldest request first."""
         for ticket in self._tickets:
             while ticket.waiting and (not ticket.running or self._running < self._limit):
-                self._turns.append(Turn(ticket, ticket.waiting.popleft()))
+                self._queue.append(Running(ticket, ticket.waiting.popleft()))
                 ticket.running += 1
                 self._running += 1
 
@@ -214,6 +221,7 @@ class Worker:
             ticket.waiting.clear()
         if not ticket.running and not ticket.waiting:
             self._tickets.remove(ticket)
+            ticket.left.set()
         self._admit()
 
     def _abandon(self) -> None:
@@ -225,8 +233,9 @@ class Worker:
                 self._tickets.append(ticket)
         for ticket in self._tickets:
             ticket.channel.send(_stopped())
+            ticket.left.set()
         self._tickets.clear()
-        self._turns.clear()
+        self._queue.clear()
 
 
 def _failed(error: Exception) -> EngineError:

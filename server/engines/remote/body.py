@@ -59,7 +59,7 @@ class Dialect:
         raises  PlanError  for what has no word in the protocol
         """
         stream = not sampling.labels and not sampling.echo
-        body = {"model": self.model, **self._place(prompt), **self._numbers(sampling)}
+        body = {"model": self.model, **self._prompt(prompt), **self._numbers(sampling)}
         chat = isinstance(prompt, ChatPrompt)
         body |= self._scores(sampling, chat=chat)
         if deterministic and self.ours:  # of others it cannot be asked
@@ -68,7 +68,7 @@ class Dialect:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
         return Ask("/chat/completions" if chat else "/completions", body, stream)
 
-    def _place(self, prompt: Prompt) -> dict[str, Any]:
+    def _prompt(self, prompt: Prompt) -> dict[str, Any]:
         if isinstance(prompt, TokenPrompt):
             return {"prompt": list(prompt.ids)}
         if isinstance(prompt, TextPrompt):

@@ -27,11 +27,13 @@ class Found:
 
     context  tokens that fit
     refusal  why it offers no log-probabilities, or None
+    said     what it says of the model, as far as that stays while the model does
     """
 
     dialect: Dialect
     context: int
     refusal: str | None
+    said: str = ""
 
 
 def discover(access: Access, model: str | None, logprobs: Logprobs) -> Found:
@@ -44,11 +46,12 @@ def discover(access: Access, model: str | None, logprobs: Logprobs) -> Found:
     with openai.OpenAI(**access.options()) as client:
         card = _card(access, client, model)
         dialect, context = Dialect(card.id, ours=card.owned_by == OURS), card.context or CONTEXT
+        known = Found(dialect, context, None, f"{card.owned_by} {card.root} {card.fingerprint}")
         if logprobs == "auto":
-            return _probed(access, client, Found(dialect, context, None))
+            return _probed(access, client, known)
     if logprobs == "yes":
-        return Found(replace(dialect, alternatives=ALTERNATIVES[0]), context, None)
-    return Found(dialect, context, "its operator says that it reports no log-probabilities")
+        return replace(known, dialect=replace(dialect, alternatives=ALTERNATIVES[0]))
+    return replace(known, refusal="its operator says that it reports no log-probabilities")
 
 
 def _card(access: Access, client: openai.OpenAI, model: str | None) -> Card:
@@ -88,8 +91,8 @@ def _probed(access: Access, client: openai.OpenAI, known: Found) -> Found:
             continue
         tokens = [token for choice in answer.choices for token in choice.tokens]
         if any(len(token.top) > 1 for token in tokens):
-            return Found(replace(dialect, alternatives=alternatives), known.context, None)
-        return Found(dialect, known.context, refusal)
+            return replace(known, dialect=replace(dialect, alternatives=alternatives))
+        return replace(known, dialect=dialect, refusal=refusal)
     return replace(known, refusal=refusal)
 
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 
 from openai import AsyncOpenAI, AsyncStream
 
 from server.chunk import Chunk
-from server.engines.base import Ability, ModelInfo
+from server.engines.base import Ability, ModelInfo, Session
 from server.engines.remote.access import Access
 from server.engines.remote.body import Ask
 from server.engines.remote.discovery import Found, Logprobs, discover
 from server.engines.remote.reading import Reader
 from server.engines.remote.stream import Stream
 from server.errors import EngineError, PlanError
-from server.job import Job
+from server.job import ReadingSpec, Work
 
 
 class RemoteEngine:
@@ -24,7 +25,7 @@ class RemoteEngine:
 
     found        what that server has
     name         under which it is served here
-    concurrency  requests at once; the others wait for their turn
+    concurrency  requests at once; the others wait
     """
 
     def __init__(self, access: Access, found: Found, *, name: str, concurrency: int) -> None:
@@ -36,13 +37,15 @@ class RemoteEngine:
         attention = f"the model runs on another server, {access.shown}"
         logprobs = {} if found.refusal is None else {"logprobs": found.refusal}
         abilities: set[Ability] = {"text"} if found.refusal else {"text", "logprobs"}
+        root = f"{access.shown}/models/{found.dialect.model}"
         self._info = ModelInfo(
             id=name,
-            root=f"{access.shown}/models/{found.dialect.model}",
+            root=root,
             max_model_len=found.context,
             abilities=frozenset(abilities),
             refusals={"attention": attention, **logprobs},
             created=int(time.time()),
+            weights=f"{root} {found.said}",
         )
 
     @classmethod
@@ -66,7 +69,7 @@ class RemoteEngine:
         """
         found = discover(access, model, logprobs)
         if max_model_len is not None:
-            found = Found(found.dialect, max_model_len, found.refusal)
+            found = replace(found, context=max_model_len)
         return cls(access, found, name=name or found.dialect.model, concurrency=concurrency)
 
     @property
@@ -84,17 +87,34 @@ class RemoteEngine:
         """Return whether it is open."""
         return self._alive
 
-    async def generate(self, job: Job) -> Stream:
-        """Send the job's prompts, each a request of its own; return when an answer begins.
+    def refusal(self, reading: ReadingSpec) -> str | None:
+        """Return why the model cannot be read so: nobody gets inside it from here."""
+        return self._info.refusals["attention"]
+
+    async def check(self, work: Work) -> None:
+        """Refuse what cannot be asked (PlanError); what does not fit the other server says."""
+        self._check(work)
+        for prompt in work.prompts:
+            self._dialect.ask(prompt, work.sampling, deterministic=work.deterministic)
+
+    async def open(self, reading: ReadingSpec | None = None) -> Session:
+        """Raise PlanError: the other server forgets a sequence once it has answered."""
+        raise PlanError(
+            "engine must keep sequences for a session, got one on another server; "
+            "send the whole text each time"
+        )
+
+    async def generate(self, work: Work) -> Stream:
+        """Send the prompts, each a request of its own; return when an answer begins.
 
         raises  PlanError    if it cannot be asked, or the other server refuses it
                 EngineError  if that server is not there, not well, or has no place
         """
-        self._check(job)
-        wanted = job.sampling
+        self._check(work)
+        wanted = work.sampling
         asks = [
-            self._dialect.ask(prompt, wanted, deterministic=job.deterministic)
-            for prompt in job.prompts
+            self._dialect.ask(prompt, wanted, deterministic=work.deterministic)
+            for prompt in work.prompts
         ]
         readers = [Reader(prompt * wanted.n, wanted) for prompt in range(len(asks))]
         stream = Stream([self._call(*each) for each in zip(asks, readers, strict=True)])
@@ -102,22 +122,22 @@ class RemoteEngine:
         return stream
 
     async def close(self) -> None:
-        """Take no more jobs, and close all connections."""
+        """Take no more work, and close all connections."""
         self._alive = False
         await self._client.close()
 
-    def _check(self, job: Job) -> None:
+    def _check(self, work: Work) -> None:
         if not self._alive:
             raise EngineError(
-                "engine must be open, got a job after it was closed; start another", status=503
+                "engine must be open, got work after it was closed; start another", status=503
             )
-        if job.reading is not None:
+        if work.reading is not None:
             raise PlanError(
                 "model must offer attention for a reading stage, got one that does not: "
                 f"{self._info.refusals['attention']}; leave the stage out",
                 param="stages",
             )
-        scored = job.sampling.logprobs is not None or job.sampling.labels
+        scored = work.sampling.logprobs is not None or work.sampling.labels
         if scored and "logprobs" not in self.offers:
             raise PlanError(
                 "model must report log-probabilities, got one that does not: "

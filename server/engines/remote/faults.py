@@ -63,8 +63,8 @@ def _unread(error: Exception) -> str:
     """Return what was found where an answer should be."""
     if not isinstance(error, ValidationError):
         return "text that is not JSON"
-    place = ".".join(str(step) for step in error.errors(include_url=False)[0]["loc"])
-    return f"a wrong {place[:60]!r}" if place else "something that is no JSON object"
+    pointer = ".".join(str(step) for step in error.errors(include_url=False)[0]["loc"])
+    return f"a wrong {pointer[:60]!r}" if pointer else "something that is no JSON object"
 
 
 def _of_status(error: openai.APIStatusError) -> EvenhandError:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
 
 from server.chunk import Chunk, FinishReason, Scored, Usage
 from server.engines.remote.faults import strange
@@ -71,21 +70,21 @@ class Reader:
             )
         return [
             Chunk(
-                self.first + place,
-                usage=Usage() if place else self._usage,
+                self.first + index,
+                usage=Usage() if index else self._usage,
                 finish_reason=end.reason,
                 stop_reason=end.stop,
             )
-            for place, end in sorted(self._ends.items())
+            for index, end in sorted(self._ends.items())
         ]
 
     def _chunk(self, choice: Choice) -> Chunk | None:
         """Return what is new of a choice, or None."""
-        place = choice.index
-        if not 0 <= place < self._sampling.n:
-            raise strange(f"choice number {place} of {self._sampling.n}")
+        index = choice.index
+        if not 0 <= index < self._sampling.n:
+            raise strange(f"choice number {index} of {self._sampling.n}")
         if choice.finish_reason:
-            self._ends[place] = End(_finished(choice.finish_reason), _stop(choice.stop_reason))
+            self._ends[index] = End(_finished(choice.finish_reason), _stop(choice.stop_reason))
         text, tokens = choice.said, choice.tokens
         if not text and not tokens:
             return None
@@ -93,7 +92,7 @@ class Reader:
             return self._echoed(choice)
         wanted = self._sampling.labels  # of a whole answer: its first tokens are here
         labels = weights(tokens[0], wanted) if tokens and wanted else None
-        return Chunk(self.first + place, text, self._asked(tokens), labels=labels)
+        return Chunk(self.first + index, text, self._asked(tokens), labels=labels)
 
     def _echoed(self, choice: Choice) -> Chunk:
         """Return a choice that begins with its prompt; without scores it need not be cut there."""
@@ -127,17 +126,17 @@ def _finished(reason: str) -> FinishReason:
     raise strange(f"an answer finished by {reason[:60]!r}")
 
 
-def _stop(reason: Any) -> str | int | None:
+def _stop(reason: object) -> str | int | None:
     return reason if isinstance(reason, str | int) else None
 
 
 def weights(token: Scored, labels: Sequence[str]) -> dict[str, float]:
-    """Return the natural-log probability of each label, all its reported forms summed.
+    """Return the natural-log probability of each label, all its reported spellings summed.
 
     A label that is not reported is given the most that a token can have which is not: less than the
     least reported one, and no more than what all of them leave. So a margin over it is the least
-    that it can be (if it has one form). If no label is reported, nothing is known of them, and they
-    are all given nothing.
+    that it can be (if it has one spelling). If no label is reported, nothing is known of them, and
+    they are all given nothing.
 
     token  the first of the answer, with its alternatives
     """
@@ -154,8 +153,8 @@ def weights(token: Scored, labels: Sequence[str]) -> dict[str, float]:
 
 def _summed(reported: Sequence[tuple[str, float]], label: str) -> float:
     """Return the log of the summed probability of what says a label, but for white space."""
-    forms = [logprob for text, logprob in reported if text.strip() == label.strip()]
-    most = max(forms, default=-math.inf)
+    spellings = [logprob for text, logprob in reported if text.strip() == label.strip()]
+    most = max(spellings, default=-math.inf)
     if most == -math.inf:
         return most
-    return most + math.log(math.fsum(math.exp(logprob - most) for logprob in forms))
+    return most + math.log(math.fsum(math.exp(logprob - most) for logprob in spellings))

@@ -145,6 +145,8 @@ class Card(Wire):
 
     id: str
     owned_by: Any = None
+    root: Any = None
+    fingerprint: Any = None  # Evenhand
     max_model_len: Any = None  # vLLM, Evenhand
     context_length: Any = None
     context_window: Any = None

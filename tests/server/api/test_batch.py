@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
+from asking import Client
 
-from server.api import batch
+from server.api.batch import Line
 from server.app import create_app
-from server.engines.scripted import Scripted, content_judge
+from server.chunk import Chunk
+from server.engines.scripted import Answer, Scripted, content_judge
 from server.errors import EngineError
+from server.job import Sampling, Work
+from server.judge.judging import Judging
 from server.settings import Settings
 
 SWAP = [{"stage": "swap"}]
@@ -22,7 +27,7 @@ def longer(text: str, slot: int) -> float:
     return float(len(text))
 
 
-def request(name: Any = None, *texts: str, **fields: Any) -> dict[str, Any]:
+def request(name: object = None, *texts: str, **fields: Any) -> dict[str, Any]:
     named = {} if name is None else {"id": name}
     return {**named, "question": "Q?", "candidates": list(texts or ("a", "bb")), **fields}
 
@@ -44,7 +49,7 @@ def judge() -> Scripted:
     return Scripted(content_judge(longer))
 
 
-async def test_each_line_is_answered_as_the_judge_answers_it(client: Any) -> None:
+async def test_each_line_is_answered_as_the_judge_answers_it(client: Client) -> None:
     http = await client(judge())
     asked = [request(f"n{index}", "x" * index, "yyy", stages=SWAP) for index in range(1, 8)]
     found = await post(http, lines(*asked))
@@ -76,7 +81,7 @@ async def test_each_line_is_answered_as_the_judge_answers_it(client: Any) -> Non
     ],
 )
 async def test_a_faulty_line_spoils_no_other(
-    client: Any, line: bytes, name: str | None, said: str
+    client: Client, line: bytes, name: str | None, said: str
 ) -> None:
     http = await client(judge())
     body = lines(request("good")) + line.removesuffix(b"\n") + b"\n\n" + lines(request(7))
@@ -90,8 +95,8 @@ async def test_a_faulty_line_spoils_no_other(
     assert found[3]["id"] == 7
 
 
-async def test_a_failure_of_the_engine_is_one_lines_error(client: Any) -> None:
-    def script(prompt: str, sampling: Any) -> Any:
+async def test_a_failure_of_the_engine_is_one_lines_error(client: Client) -> None:
+    def script(prompt: str, sampling: Sampling) -> Answer:
         if "fail" in prompt:
             raise EngineError("engine must run, got a fault; try again")
         if "break" in prompt:
@@ -108,32 +113,32 @@ async def test_a_failure_of_the_engine_is_one_lines_error(client: Any) -> None:
 
 
 async def test_a_fault_of_ours_in_checking_is_one_lines_error(
-    client: Any, monkeypatch: pytest.MonkeyPatch
+    client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checked = batch.Judging.of
+    checked = Judging.of
 
-    def of(body: Any, *rest: Any) -> Any:
+    def of(body: Line, *rest: Any) -> Judging:
         if body.id == 1:
             raise KeyError("a secret")
         return checked(body, *rest)
 
-    monkeypatch.setattr(batch.Judging, "of", of)
+    monkeypatch.setattr(Judging, "of", of)
     found = await post(await client(judge()), lines(request(0), request(1), request(2)))
     assert {reply["id"]: "error" in reply for reply in found} == {0: False, 1: True, 2: False}
     assert "secret" not in json.dumps(found)
 
 
 @pytest.mark.parametrize("body", [b"", b"\n", b" \n\r\n"])
-async def test_nothing_asked_is_nothing_answered(client: Any, body: bytes) -> None:
+async def test_nothing_asked_is_nothing_answered(client: Client, body: bytes) -> None:
     assert await post(await client(judge()), body) == []
 
 
-async def test_a_last_line_without_its_end_counts(client: Any) -> None:
+async def test_a_last_line_without_its_end_counts(client: Client) -> None:
     found = await post(await client(judge()), lines(request("a"), request("b")).rstrip(b"\n"))
     assert {reply["id"] for reply in found} == {"a", "b"}
 
 
-async def test_limits_of_a_line_and_of_the_whole(client: Any) -> None:
+async def test_limits_of_a_line_and_of_the_whole(client: Client) -> None:
     http = await client(judge(), max_body_bytes=1024, max_batch_bytes=4096)
     long = await post(http, lines(request("a"), request("b", "x" * 1500, "y"), request("c")))
     by_id = {reply["id"]: reply for reply in long}
@@ -146,7 +151,7 @@ async def test_limits_of_a_line_and_of_the_whole(client: Any) -> None:
     )
     assert refused.status_code == 413
 
-    async def pieces() -> Any:  # of a length that is not declared
+    async def pieces() -> AsyncIterator[bytes]:  # of a length that is not declared
         yield whole
 
     head = {"content-type": "application/x-ndjson"}
@@ -159,7 +164,7 @@ async def test_limits_of_a_line_and_of_the_whole(client: Any) -> None:
     assert refusal["error"]["code"] == "request_too_large"
 
 
-async def test_another_type_of_body_is_refused(client: Any) -> None:
+async def test_another_type_of_body_is_refused(client: Client) -> None:
     http = await client(judge())
     answer = await http.post("/v1/judge/batch", json=request("a"))
     assert answer.status_code == 415
@@ -188,10 +193,10 @@ async def test_a_server_that_aborts_ends_the_batch_with_an_error_line() -> None:
     hold = asyncio.Event()
     answered = engine.generate
 
-    async def generate(job: Any) -> Any:
-        if "wait" in str(job.prompts):
+    async def generate(work: Work) -> AsyncIterator[Chunk]:
+        if "wait" in str(work.prompts):
             await hold.wait()
-        return await answered(job)
+        return await answered(work)
 
     engine.generate = generate  # type: ignore[method-assign]
     transport = httpx.ASGITransport(app)

@@ -1,12 +1,13 @@
 """Names of models, keys, bodies, and the patience of clients."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import tracemalloc
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
-import httpx
 import pytest
+from asking import Client
 from starlette.requests import ClientDisconnect, Request
 
 from server.admission import Admission
@@ -15,8 +16,9 @@ from server.engines.scripted import Scripted
 from server.errors import EngineError, PlanError
 from server.settings import Settings
 
-Client = Callable[..., Awaitable[httpx.AsyncClient]]
+Stages = list[dict[str, Any]] | None
 
+KIND = "application/json"
 PINE = {"stage": "pine"}
 
 
@@ -39,7 +41,7 @@ def a_service(*names: str) -> Service:
     ],
 )
 def test_a_name_says_the_model_and_further_stages(
-    model: str | None, stages: Any, name: str, found: Any
+    model: str | None, stages: Stages, name: str, found: Stages
 ) -> None:
     assert resolve(a_service("a", "b", "a+x"), model, stages) == (name, found)
 
@@ -107,7 +109,7 @@ async def _refuse() -> None:
 )
 async def test_a_wrong_key_is_401_and_says_what_to_send(client: Client, header: str | None) -> None:
     http = await client(api_keys=("right", "other"))
-    headers = {} if header is None else {"authorization": header.encode()}
+    headers = {} if header is None else {b"authorization": header.encode()}
     for method, path in (("GET", "/v1/models"), ("POST", "/v1/completions")):
         reply = await http.request(method, path, headers=headers, json={"prompt": "x"})
         assert reply.status_code == 401
@@ -140,6 +142,25 @@ async def test_json_by_any_name_is_read(client: Client, kind: str | None) -> Non
     reply = await http.post("/v1/completions", content=body, headers=headers)
     assert reply.status_code == 200
     assert reply.json()["choices"][0]["text"] == "x\0y"
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/v1/judge"])
+async def test_a_chunked_body_takes_no_memory_beyond_its_limit(client: Client, path: str) -> None:
+    http, limit, piece = await client(max_body_bytes=1 << 16), 1 << 16, 1 << 14
+
+    async def endless() -> AsyncIterator[bytes]:
+        for _ in range(100 * limit // piece):
+            yield b" " * piece
+
+    tracemalloc.start()
+    try:
+        reply = await http.post(path, content=endless(), headers={"content-type": KIND})
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert reply.status_code == 413
+    assert f"request body must be at most {limit} bytes" in reply.json()["error"]["message"]
+    assert most < 20 * limit  # what is sent is a hundred times as much
 
 
 async def test_strict_mode_refuses_unknown_fields(client: Client) -> None:

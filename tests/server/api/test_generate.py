@@ -1,16 +1,22 @@
 """Completions and chat as a client sees them, around a scripted engine."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
+from starlette.types import Message, Send
 
+from server.app import create_app
 from server.chunk import Chunk
 from server.engines.scripted import Answer, Scripted
 from server.errors import EngineError
-from server.job import Job
+from server.job import Work
+from server.protocol import sse
+from server.settings import Settings
 
 Client = Callable[..., Awaitable[httpx.AsyncClient]]
 
@@ -127,20 +133,20 @@ async def test_the_stages_that_ran_are_shown(client: Client) -> None:
         said = events(reply)[-1] if "stream" in body else reply.json()
         assert said["evenhand"]["stages"] == [stage]
         assert said["model"] == "pocket"
-    assert all(job.reading is not None for job in engine.jobs)
+    assert all(work.reading is not None for work in engine.works)
 
 
 @pytest.mark.parametrize(
     ("asked", "runs"), [({}, False), (None, False), (False, False), (True, True)]
 )
-async def test_deterministic_is_asked_for(client: Client, asked: Any, runs: bool) -> None:
+async def test_deterministic_is_asked_for(client: Client, asked: object, runs: bool) -> None:
     engine = Scripted([Answer("yes")] * 2)
     http = await client(engine)
     field = {} if asked == {} else {"deterministic": asked}
     chat = {"messages": [{"role": "user", "content": "Q"}]}
     for path, body in ((COMPLETIONS, {"prompt": "Q"}), (CHAT, chat)):
         assert (await http.post(path, json={**body, **field})).status_code == 200
-    assert [job.deterministic for job in engine.jobs] == [runs, runs]
+    assert [work.deterministic for work in engine.works] == [runs, runs]
 
 
 @pytest.mark.parametrize(("asked", "runs"), [(None, True), (False, False)])
@@ -152,7 +158,7 @@ async def test_order_free_requests_are_deterministic(
     body = {"prompt": "Q", "documents": ["x"], "stages": [{"stage": "pine"}]}
     reply = await http.post(COMPLETIONS, json={**body, "deterministic": asked})
     assert reply.status_code == 200
-    assert [job.deterministic for job in engine.jobs] == [runs]
+    assert [work.deterministic for work in engine.works] == [runs]
 
 
 async def test_stages_of_the_name_come_after_those_of_the_body(client: Client) -> None:
@@ -179,7 +185,7 @@ class Failing(Scripted):
         super().__init__([])
         self.error = error
 
-    async def _stream(self, job: Job) -> AsyncIterator[Chunk]:
+    async def _stream(self, work: Work) -> AsyncIterator[Chunk]:
         yield Chunk(0, "a")
         raise self.error
 
@@ -210,6 +216,75 @@ async def test_places_are_given_back_whatever_happens(client: Client) -> None:
             assert reply.status_code != 429
     refused = await http.post(COMPLETIONS, json={"prompt": "x", "model": "gpt"})
     assert refused.status_code == 404
+
+
+class Silent(Scripted):
+    """Says nothing, neither whether it takes work nor, where it does, what it answers."""
+
+    def __init__(self, takes: bool) -> None:
+        super().__init__([])
+        self._takes = takes
+        self.asked = asyncio.Event()
+
+    async def generate(self, work: Work) -> AsyncIterator[Chunk]:
+        if self._takes:
+            return self._nothing()
+        await self._wait_for_ever()
+        raise AssertionError
+
+    async def _nothing(self) -> AsyncIterator[Chunk]:
+        await self._wait_for_ever()
+        yield Chunk(0)
+
+    async def _wait_for_ever(self) -> None:
+        self.asked.set()
+        await asyncio.Event().wait()
+
+
+async def hang_up(app: FastAPI, stream: bool, leave: asyncio.Event, send: Send) -> None:
+    """Ask for a completion, and leave when told."""
+    body = json.dumps({"prompt": "x", "stream": stream}).encode()
+    coming = iter([{"type": "http.request", "body": body}])
+
+    async def receive() -> dict[str, Any]:
+        if (message := next(coming, None)) is not None:
+            return message
+        await leave.wait()
+        return {"type": "http.disconnect"}
+
+    scope = {"type": "http", "method": "POST", "path": COMPLETIONS, "headers": []}
+    async with asyncio.timeout(5):
+        await app({**scope, "query_string": b""}, receive, send)
+
+
+@pytest.mark.parametrize("takes", [True, False])
+@pytest.mark.parametrize("stream", [True, False])
+async def test_clients_that_hang_up_before_the_first_chunk_leave_no_place_taken(
+    takes: bool, stream: bool
+) -> None:
+    engine = Silent(takes)
+    app = create_app(Settings(), engine)
+
+    async def send(message: Message) -> None:
+        assert message.get("status") in (None, 200, 499)
+
+    async with app.router.lifespan_context(app):
+        for _ in range(app.state.settings.queue_limit + 1):
+            engine.asked.clear()
+            await hang_up(app, stream, engine.asked, send)
+            assert engine.asked.is_set()
+            assert app.state.admission.running == 0
+
+
+async def test_silence_in_a_stream_lasts_as_long_as_the_operator_says() -> None:
+    app, heard = create_app(Settings(keep_alive_seconds=0.02), Silent(takes=True)), asyncio.Event()
+
+    async def send(message: Message) -> None:
+        if message.get("body") == sse.KEEP_ALIVE:
+            heard.set()
+
+    async with app.router.lifespan_context(app):
+        await hang_up(app, True, heard, send)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from judges import ALL, invariant, judged, opinionated, quick, serving
 
 from server.app import create_app
 from server.engines.scripted import Answer, Scripted, content_judge, slot_lover
+from server.job import Sampling
 from server.settings import Settings
 
 PINE, SWAP = {"stage": "pine"}, {"stage": "swap"}
@@ -177,7 +178,7 @@ async def test_labels_without_mass_are_unparsed() -> None:
 async def test_forged_text_stays_text() -> None:
     seen: list[str] = []
 
-    def script(prompt: str, sampling: Any) -> Answer:
+    def script(prompt: str, sampling: Sampling) -> Answer:
         seen.append(prompt)
         return Answer("B", {"A": -3.0, "B": -0.1, "T": -9.0})
 
@@ -298,7 +299,7 @@ async def test_sampling_reaches_the_engine() -> None:
         await judged(client, ["x", "y"])
         await judged(client, ["x", "y"], temperature=0.5, seed=7, max_tokens=3)
         await judged(client, ["x", "y"], stages=[SWAP], deterministic=False)
-    assert [job.deterministic for job in engine.jobs] == [True, True, False, False]
-    plain, changed = (job.sampling for job in engine.jobs[:2])
+    assert [work.deterministic for work in engine.works] == [True, True, False, False]
+    plain, changed = (work.sampling for work in engine.works[:2])
     assert (plain.max_tokens, plain.temperature, plain.labels) == (1, 0.0, ("A", "B", "T"))
     assert (changed.max_tokens, changed.temperature, changed.seed) == (3, 0.5, 7)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from judges import ALL, asked, invariant, judged, opinionated, quick, serving
 
 from portia.metrics import Item, ReportCard
+from server.engines.base import Ability
 from server.engines.scripted import Scripted, content_judge, slot_lover
 from server.judge.calibration import Calibration
 
@@ -196,7 +197,7 @@ async def test_no_candidate_forges_a_verdict(
 ) -> None:
     """A judge of content sees both texts whole, in their places, whatever one of them says."""
     texts = {"forged": forged, "honest": "An honest answer, and a long one: " + "x" * 80}
-    abilities = ("text", "logprobs", "attention") if logprobs else ("text", "attention")
+    abilities: tuple[Ability, ...] = ALL if logprobs else ("text", "attention")
     async with serving(content_judge(lambda text, slot: len(text) / 9), abilities) as client:
         for order in itertools.permutations(texts):
             sent = [{"id": name, "text": texts[name]} for name in order]

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
+from starlette.types import Message
 
 from server.admission import Admission
 from server.api.stream import EventStream
@@ -42,7 +43,7 @@ class Exchange:
             close=self.close,
             admission=self.admission,
             place=self.admission.take(),
-            keep_alive=keep_alive,
+            silence=keep_alive,
         )
         self.task = asyncio.ensure_future(stream({"type": "http"}, self.receive, self.send))
 
@@ -53,7 +54,7 @@ class Exchange:
         await self.left.wait()
         return {"type": "http.disconnect"}
 
-    async def send(self, message: Any) -> None:
+    async def send(self, message: Message) -> None:
         if message["type"] == self.breaks:
             raise BrokenPipeError
         if message["type"] == "http.response.body" and message["body"]:

@@ -1,30 +1,29 @@
 """Seeds, penalties and biases."""
 
+from typing import Any
+
 import pytest
 import torch
+from asking import Ask, tokens
 from transformers import TopKLogitsWarper, TopPLogitsWarper
 
 from server.engines.hf.sampling import LogitBias, Sampler, UsePenalty, processors
 from server.job import Sampling
 
 
-def tokens(chunks, index=0):
-    return [token.id for chunk in chunks if chunk.index == index for token in chunk.tokens]
-
-
-def test_a_seed_gives_the_same_answer_and_another_another(ask):
+def test_a_seed_gives_the_same_answer_and_another_another(ask: Ask) -> None:
     runs = [tokens(ask("The", temperature=1.0, seed=seed)) for seed in (1, 1, 2)]
     assert runs[0] == runs[1] != runs[2]
 
 
-def test_choices_of_one_seed_differ_and_repeat(ask):
+def test_choices_of_one_seed_differ_and_repeat(ask: Ask) -> None:
     first, second = (ask("The", temperature=1.0, seed=1, n=3) for _ in range(2))
     answers = [tuple(tokens(first, index)) for index in range(3)]
     assert len(set(answers)) == 3
     assert answers == [tuple(tokens(second, index)) for index in range(3)]
 
 
-def test_without_a_seed_answers_differ_and_leave_the_global_generator_alone(ask):
+def test_without_a_seed_answers_differ_and_leave_the_global_generator_alone(ask: Ask) -> None:
     state = torch.random.get_rng_state()
     answers = {tuple(tokens(ask("The", temperature=1.0))) for _ in range(4)}
     assert len(answers) > 1
@@ -32,15 +31,15 @@ def test_without_a_seed_answers_differ_and_leave_the_global_generator_alone(ask)
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63, 2**64 - 1])
-def test_any_64_bit_seed_will_do(ask, seed):
+def test_any_64_bit_seed_will_do(ask: Ask, seed: int) -> None:
     assert ask("The", temperature=1.0, seed=seed, n=2)
 
 
-def test_greedy_never_samples(ask):
+def test_greedy_never_samples(ask: Ask) -> None:
     assert tokens(ask("The", seed=1)) == tokens(ask("The", seed=2))
 
 
-def test_use_penalty_counts_generated_tokens_alone():
+def test_use_penalty_counts_generated_tokens_alone() -> None:
     ids = torch.tensor([[3, 3, 1, 2, 2, 4]])  # the first three are the prompt
     scores = torch.zeros(1, 6)
     out = UsePenalty(frequency=0.5, presence=0.25, prompt=3)(ids, scores)
@@ -48,25 +47,27 @@ def test_use_penalty_counts_generated_tokens_alone():
     assert scores.abs().max() == 0  # the raw logits stay as they were
 
 
-def test_frequency_penalty_reaches_the_answer(ask):
-    stuck = {"logit_bias": {70: 30.0}, "max_tokens": 8}
+def test_frequency_penalty_reaches_the_answer(ask: Ask) -> None:
+    stuck: dict[str, Any] = {"logit_bias": {70: 30.0}, "max_tokens": 8}
     assert set(tokens(ask("The", **stuck))) == {70}
     assert len(set(tokens(ask("The", frequency_penalty=2.0, presence_penalty=40.0, **stuck)))) > 4
 
 
-def test_bias_adds_to_the_logits():
-    out = LogitBias({2: 5.0, 0: -100.0}, 4, torch.device("cpu"))(None, torch.ones(1, 4))
+def test_bias_adds_to_the_logits() -> None:
+    out = LogitBias({2: 5.0, 0: -100.0}, 4, torch.device("cpu"))(
+        torch.zeros(1, 0), torch.ones(1, 4)
+    )
     assert out.tolist() == [[-99.0, 1.0, 6.0, 1.0]]
 
 
-def test_the_chain_has_what_was_asked_for_and_no_more():
+def test_the_chain_has_what_was_asked_for_and_no_more() -> None:
     assert processors(Sampling(), 0, 9, torch.device("cpu")) == []
     assert processors(Sampling(temperature=0, top_p=0.1), 0, 9, torch.device("cpu")) == []
     chain = processors(Sampling(top_p=0.5, top_k=3), 0, 9, torch.device("cpu"))
     assert [type(each) for each in chain] == [TopKLogitsWarper, TopPLogitsWarper]
 
 
-def test_a_sampler_without_processors_keeps_no_ids():
+def test_a_sampler_without_processors_keeps_no_ids() -> None:
     sampler = Sampler(
         Sampling(temperature=0), choice=0, ids=(1, 2), room=3, vocabulary=4,
         device=torch.device("cpu"),

@@ -65,6 +65,16 @@ def test_a_server_like_this_one_is_known_by_its_models(theirs: OtherServer) -> N
     assert found(theirs).dialect.ours
 
 
+def test_what_it_says_of_its_model_is_kept(theirs: OtherServer) -> None:
+    found_of: dict[str, str] = {}
+    for named in ({}, {"root": "/weights/two"}, {"fingerprint": "fp_1"}, {"owned_by": "them"}):
+        theirs.models = JSONResponse({"data": [{"id": "one", "created": len(found_of), **named}]})
+        said = {found(theirs, logprobs=logprobs).said for logprobs in ("auto", "yes", "no")}
+        (found_of[str(named)],) = said
+        assert found(theirs).said in said  # the time of asking is not of the model
+    assert len(set(found_of.values())) == 4
+
+
 def test_a_model_that_is_not_listed_may_be_named(theirs: OtherServer) -> None:
     assert found(theirs, "alias").dialect.model == "alias"
     theirs.models = error("no such path", 404)

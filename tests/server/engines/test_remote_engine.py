@@ -1,4 +1,4 @@
-"""An engine that passes its jobs on: retries, patience, places, and its key."""
+"""An engine that passes its work on: retries, patience, places, and its key."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, StreamingResponse
 from server.chunk import Chunk
 from server.engines.remote import Access, RemoteEngine
 from server.errors import EngineError, EvenhandError, PlanError
-from server.job import Job, Sampling
+from server.job import Sampling, Work
 from server.prompt import ChatPrompt, Message, Part
 
 Make = Callable[..., Awaitable[RemoteEngine]]
@@ -49,8 +49,20 @@ async def make(theirs: OtherServer) -> AsyncIterator[Make]:
 
 
 async def ask(engine: RemoteEngine, prompts: int = 1, **numbers: Any) -> list[Chunk]:
-    job = Job("ours", Sampling(**numbers), (PROMPT,) * prompts)
-    return [chunk async for chunk in await engine.generate(job)]
+    work = Work((PROMPT,) * prompts, Sampling(**numbers))
+    return [chunk async for chunk in await engine.generate(work)]
+
+
+async def test_where_and_what_a_model_is_stands_for_its_weights(
+    theirs: OtherServer, make: Make
+) -> None:
+    theirs.models = JSONResponse({"data": [{"id": "theirs"}, {"id": "other"}]})
+    engines = [await make(), await make(model="other"), await make(f"{theirs.address}/")]
+    theirs.models = JSONResponse({"data": [{"id": "theirs", "root": "/weights/new"}]})
+    engines += [await make(), await make(name="ours")]
+    found = [engine.info.weights for engine in engines]
+    assert found[0] == found[2] and found[3] == found[4]
+    assert len(set(found)) == 3
 
 
 async def test_a_well_server(theirs: OtherServer, make: Make) -> None:
@@ -99,7 +111,7 @@ async def test_a_stream_that_falls_silent(theirs: OtherServer, make: Make) -> No
 
     engine = await make(retries=0, timeout=0.2)
     theirs.answers = [lambda body: StreamingResponse(silent(), media_type=EVENTS)]
-    stream = await engine.generate(Job("ours", Sampling(), (PROMPT,)))
+    stream = await engine.generate(Work((PROMPT,), Sampling()))
     with pytest.raises(EngineError, match=r"must answer within 0\.2 s"):
         async for _ in stream:
             pass
@@ -154,7 +166,7 @@ async def test_a_stream_that_is_closed_or_dropped_hangs_up(
 
     engine = await make(concurrency=2)
     theirs.answers = [answer]
-    stream = await engine.generate(Job("ours", Sampling(), (PROMPT,) * 3))
+    stream = await engine.generate(Work((PROMPT,) * 3, Sampling()))
     for _ in range(9):
         assert await anext(stream)
     assert ended == []
@@ -183,7 +195,7 @@ async def test_an_error_in_one_stream_closes_the_others(theirs: OtherServer, mak
     engine = await make()
     streams = [broken(), endless()]
     theirs.answers = [lambda body: StreamingResponse(streams.pop(), media_type=EVENTS)]
-    stream = await engine.generate(Job("ours", Sampling(), (PROMPT,) * 2))
+    stream = await engine.generate(Work((PROMPT,) * 2, Sampling()))
     with pytest.raises(EngineError, match="must be well, got an error in its stream"):
         async for _ in stream:
             pass
@@ -192,9 +204,9 @@ async def test_an_error_in_one_stream_closes_the_others(theirs: OtherServer, mak
 
 async def test_after_it_was_closed(make: Make) -> None:
     engine = await make()
-    assert engine.alive
+    before = engine.alive
     await engine.close()
-    assert not engine.alive
+    assert (before, engine.alive) == (True, False)
     with pytest.raises(EngineError, match="engine must be open"):
         await ask(engine)
 

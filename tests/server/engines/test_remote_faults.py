@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 
 from server.engines.remote import Access, RemoteEngine
 from server.errors import EngineError, EvenhandError, Overloaded, PlanError
-from server.job import Job, Sampling
+from server.job import Sampling, Work
 from server.prompt import ChatPrompt, Message, Part
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -35,7 +35,7 @@ async def engine(served: OtherServer) -> AsyncIterator[RemoteEngine]:
 
 async def ask(engine: RemoteEngine, **numbers: Any) -> None:
     prompt = ChatPrompt((Message("user", (Part("Hello"),)),))
-    async for _ in await engine.generate(Job("ours", Sampling(**numbers), (prompt,))):
+    async for _ in await engine.generate(Work((prompt,), Sampling(**numbers))):
         pass
 
 

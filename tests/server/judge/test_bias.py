@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ballots import ballot, judging
+from ballots import ballot
 from hypothesis import given
 from hypothesis import strategies as st
 
 from portia.verdict import TIE
 from server.chunk import Usage
-from server.judge.ballot import Call
+from server.judge.ballot import Call, Case
 from server.judge.bias import corrected, key, lead, learn
 from server.judge.calibration import Calibration
 
@@ -27,9 +27,9 @@ def call(first: float, second: float, choice: int | None = 0, **changes: Any) ->
 
 
 def test_the_key_tells_what_the_bias_depends_on() -> None:
-    job = judging()
+    case = Case(ballot(), "fp")
     keys = [
-        key(job, ballot(**changes))
+        key(case, ballot(**changes))
         for changes in (
             {},
             {"template": "rubric"},
@@ -40,15 +40,15 @@ def test_the_key_tells_what_the_bias_depends_on() -> None:
             {"as_documents": True},
         )
     ]
-    assert len({*keys, key(job.but(fingerprint="other"), ballot())}) == len(keys) + 1
-    assert key(job, ballot("other", "texts", order=(1, 0), question="W?")) == keys[0]
+    assert len({*keys, key(Case(ballot(), "other"), ballot())}) == len(keys) + 1
+    assert key(case, ballot("other", "texts", order=(1, 0), question="W?")) == keys[0]
 
 
 async def test_two_calls_in_both_orders_teach_it() -> None:
     store = Calibration(None)
-    job = judging().but(calibration=store)
-    await learn(job, [call(-0.5, -1.5), call(-1.0, -4.0)])
-    known = store.of(key(job, ballot()))
+    case = Case(ballot(), "fp", store)
+    await learn(case, [call(-0.5, -1.5), call(-1.0, -4.0)])
+    known = store.of(key(case, ballot()))
     assert known is not None
     assert (known.mean, known.count) == (2.0, 1)
 
@@ -67,7 +67,7 @@ async def test_two_calls_in_both_orders_teach_it() -> None:
 )
 async def test_nothing_is_learnt_from_other_calls(wrong: list[Call]) -> None:
     store = Calibration(None)
-    await learn(judging().but(calibration=store), wrong)
+    await learn(Case(ballot(), "fp", store), wrong)
     assert not store.all()
 
 
@@ -76,9 +76,9 @@ async def test_a_fault_of_the_store_does_not_spoil_the_verdict(
 ) -> None:
     store = Calibration(tmp_path / "biases")
     store.close()
-    await learn(judging().but(calibration=store), [call(-1, -2), call(-1, -2)])
+    await learn(Case(ballot(), "fp", store), [call(-1, -2), call(-1, -2)])
     assert "calibration file must be" in caplog.text
-    await learn(judging(), [call(-1, -2), call(-1, -2)])  # without a store nothing happens
+    await learn(Case(ballot()), [call(-1, -2), call(-1, -2)])  # without a store nothing happens
 
 
 @given(value, value, value, st.floats(-9, 9))

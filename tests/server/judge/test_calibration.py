@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.errors import EngineError
-from server.judge.calibration import BiasKey, Calibration
+from server.judge.calibration import Bias, BiasKey, Calibration
 
 KEY = BiasKey("pocket", "plain", "relation", "A,B", "pine")
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 START = f"""
 from pathlib import Path
 from server.judge.calibration import BiasKey, Calibration
@@ -44,7 +44,7 @@ for _ in range(500):
 biases = st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=40)
 
 
-def started(file: Path, code: str) -> subprocess.Popen:
+def started(file: Path, code: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", START.replace("FILE", repr(str(file))) + code],
         cwd=ROOT,
@@ -54,12 +54,19 @@ def started(file: Path, code: str) -> subprocess.Popen:
     )
 
 
+def known(store: Calibration) -> Bias:
+    """Return the bias of the key, which must have been observed."""
+    bias = store.of(KEY)
+    assert bias is not None
+    return bias
+
+
 @given(biases)
-def test_mean_and_standard_error_are_numpys(values):
+def test_mean_and_standard_error_are_numpys(values: list[float]) -> None:
     with closing(Calibration(None)) as store:
         for value in values:
             store.observe(KEY, value)
-        bias = store.of(KEY)
+        bias = known(store)
     assert bias.count == len(values)
     assert bias.mean == pytest.approx(np.mean(values), rel=1e-9, abs=1e-9)
     if len(values) == 1:
@@ -69,17 +76,17 @@ def test_mean_and_standard_error_are_numpys(values):
         assert bias.standard_error == pytest.approx(expected, rel=1e-6, abs=1e-6)
 
 
-def test_a_large_mean_does_not_drown_its_spread():
+def test_a_large_mean_does_not_drown_its_spread() -> None:
     values = [1e8 + step / 10 for step in range(100)]
     with closing(Calibration(None)) as store:
         for value in values:
             store.observe(KEY, value)
-        error = store.of(KEY).standard_error
+        error = known(store).standard_error
     assert error == pytest.approx(np.std(values, ddof=1) / 10, rel=1e-5)
 
 
 @given(st.dictionaries(st.builds(BiasKey, *[st.sampled_from("ab")] * 5), biases, max_size=6))
-def test_keys_do_not_mix(observed):
+def test_keys_do_not_mix(observed: dict[BiasKey, list[float]]) -> None:
     with closing(Calibration(None)) as store:
         for place in range(40):
             for key, values in observed.items():
@@ -93,41 +100,45 @@ def test_keys_do_not_mix(observed):
         assert all(store.of(key) == bias for key, bias in known.items())
 
 
-def test_a_restart_loses_nothing(tmp_path):
+def test_a_restart_loses_nothing(tmp_path: Path) -> None:
     file = tmp_path / "new" / "biases.db"
     for bias in (0.5, -0.25, 1.0):
         with closing(Calibration(file)) as store:
             store.observe(KEY, bias)
     with closing(Calibration(file)) as store:
-        assert store.of(KEY).count == 3
-        assert store.of(KEY).mean == pytest.approx(1.25 / 3)
+        assert known(store).count == 3
+        assert known(store).mean == pytest.approx(1.25 / 3)
 
 
-def test_a_killed_process_loses_nothing_it_acknowledged(tmp_path):
+def test_a_killed_process_loses_nothing_it_acknowledged(tmp_path: Path) -> None:
     with started(tmp_path / "biases.db", ENDLESS) as process:
+        assert process.stdout is not None
         heard = [process.stdout.readline() for _ in range(200)]
         os.kill(process.pid, signal.SIGKILL)
         heard += process.stdout.readlines()
     acknowledged = int([line for line in heard if line.endswith("\n")][-1])
     with closing(Calibration(tmp_path / "biases.db")) as store:
-        bias = store.of(KEY)
+        bias = known(store)
     assert bias.count in (acknowledged, acknowledged + 1)  # one may lack its line
     assert bias.mean == pytest.approx(-(bias.count % 2) / bias.count, abs=1e-12)
 
 
-def test_processes_may_observe_at_once(tmp_path):
+def test_processes_may_observe_at_once(tmp_path: Path) -> None:
     processes = [started(tmp_path / "biases.db", COUNTED) for _ in range(2)]
-    assert [process.stdout.readline() for process in processes] == ["open\n"] * 2
     for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "open\n"
+    for process in processes:
+        assert process.stdin is not None
         process.stdin.write("\n")
         process.stdin.flush()
     assert [process.communicate()[0] for process in processes] == ["", ""]
     assert [process.returncode for process in processes] == [0, 0]
     with closing(Calibration(tmp_path / "biases.db")) as store:
-        assert (store.of(KEY).count, store.of(KEY).mean) == (1000, 1.0)
+        assert (known(store).count, known(store).mean) == (1000, 1.0)
 
 
-def test_threads_and_stores_may_observe_at_once(tmp_path):
+def test_threads_and_stores_may_observe_at_once(tmp_path: Path) -> None:
     file = tmp_path / "biases.db"
 
     def work(store: Calibration) -> None:
@@ -137,12 +148,12 @@ def test_threads_and_stores_may_observe_at_once(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         stores = list(pool.map(lambda _: Calibration(file), range(4)))
         list(pool.map(work, [*stores, *[stores[0]] * 4]))
-    assert stores[-1].of(KEY).count == 800
+    assert known(stores[-1]).count == 800
     for store in stores:
         store.close()
 
 
-def test_a_new_file_may_be_opened_by_all_in_the_same_moment(tmp_path):
+def test_a_new_file_may_be_opened_by_all_in_the_same_moment(tmp_path: Path) -> None:
     barrier = Barrier(4)
 
     def work(file: Path) -> None:
@@ -155,11 +166,11 @@ def test_a_new_file_may_be_opened_by_all_in_the_same_moment(tmp_path):
             file = tmp_path / f"{turn}.db"
             list(pool.map(work, [file] * 4))
             with closing(Calibration(file)) as store:
-                assert store.of(KEY).count == 4
+                assert known(store).count == 4
 
 
 @pytest.mark.parametrize("bias", [math.nan, math.inf, -math.inf])
-def test_a_bias_must_be_finite(bias):
+def test_a_bias_must_be_finite(bias: float) -> None:
     with closing(Calibration(None)) as store:
         with pytest.raises(EngineError, match=r"slot bias must be finite, got .*; ask"):
             store.observe(KEY, bias)
@@ -175,7 +186,7 @@ def refused(file: Path) -> None:
     assert "\n" not in message
 
 
-def test_a_file_that_is_no_store_is_refused_at_once_and_left_alone(tmp_path):
+def test_a_file_that_is_no_store_is_refused_at_once_and_left_alone(tmp_path: Path) -> None:
     file = tmp_path / "notes.txt"
     file.write_text("not a database, and longer than the header of one: " * 10)
     before = file.read_bytes()
@@ -183,7 +194,7 @@ def test_a_file_that_is_no_store_is_refused_at_once_and_left_alone(tmp_path):
     assert file.read_bytes() == before
 
 
-def test_a_damaged_store_is_refused_at_once(tmp_path):
+def test_a_damaged_store_is_refused_at_once(tmp_path: Path) -> None:
     file = tmp_path / "biases.db"
     with closing(Calibration(file)) as store:
         for place in range(500):
@@ -194,21 +205,21 @@ def test_a_damaged_store_is_refused_at_once(tmp_path):
     refused(file)
 
 
-def test_another_programs_table_is_refused_at_once(tmp_path):
+def test_another_programs_table_is_refused_at_once(tmp_path: Path) -> None:
     file = tmp_path / "biases.db"
     with closing(sqlite3.connect(file)) as other:
         other.execute("CREATE TABLE slot_bias (a)")
     refused(file)
 
 
-def test_a_place_that_cannot_be_written_is_refused_at_once(tmp_path):
+def test_a_place_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
     refused(tmp_path)  # a folder
     (tmp_path / "file").touch()
     refused(tmp_path / "file" / "biases.db")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only for root")
-def test_a_read_only_store_is_refused_at_once(tmp_path):
+def test_a_read_only_store_is_refused_at_once(tmp_path: Path) -> None:
     file = tmp_path / "biases.db"
     Calibration(file).close()
     file.chmod(0o444)
@@ -218,7 +229,7 @@ def test_a_read_only_store_is_refused_at_once(tmp_path):
     tmp_path.chmod(0o755)
 
 
-def test_a_fault_while_running_is_one_sentence_too(tmp_path):
+def test_a_fault_while_running_is_one_sentence_too(tmp_path: Path) -> None:
     file = tmp_path / "biases.db"
     with closing(Calibration(file)) as store:
         with closing(sqlite3.connect(file)) as other:

@@ -33,9 +33,8 @@ async def test_a_call_reads_the_labels_and_not_the_text() -> None:
     assert call.logprobs is not None
     assert call.values == (call.logprobs["A"], call.logprobs["B"])
     assert call.usage.completion_tokens == 1
-    assert engine.jobs[0].sampling.labels == ("A", "B", "T")
-    assert engine.jobs[0].sampling.max_tokens == 1
-    assert engine.jobs[0].ballot is None
+    assert engine.works[0].sampling.labels == ("A", "B", "T")
+    assert engine.works[0].sampling.max_tokens == 1
 
 
 async def test_without_logprobs_no_labels_are_asked_for_and_the_text_is_read() -> None:
@@ -43,7 +42,7 @@ async def test_without_logprobs_no_labels_are_asked_for_and_the_text_is_read() -
     first, second = await called(engine), await called(engine)
     assert (first.verdict, first.choice, first.logprobs, first.values) == ("B", 1, None, None)
     assert (second.verdict, second.choice) == (None, None)
-    assert engine.jobs[0].sampling.labels == ()
+    assert engine.works[0].sampling.labels == ()
 
 
 async def test_a_label_that_cannot_be_said_stays_finite() -> None:
@@ -69,20 +68,20 @@ async def test_scores_follow_a_grammar_where_there_is_one() -> None:
     engine = Scripted([Answer("8 6")] * 2, abilities=("text", "logprobs", "grammar"))
     call = await called(engine, form="score")
     assert (call.verdict, call.choice, call.values) == ("8 6", 0, (8.0, 6.0))
-    assert engine.jobs[0].sampling.grammar is not None
-    assert engine.jobs[0].sampling.labels == ()
+    assert engine.works[0].sampling.grammar is not None
+    assert engine.works[0].sampling.labels == ()
     await called(engine, form="score", evidence=True)
-    assert engine.jobs[1].sampling.grammar is None  # nothing holds an explanation back
+    assert engine.works[1].sampling.grammar is None  # nothing holds an explanation back
     plain = Scripted([Answer("8 6")])
     await called(plain, form="score")
-    assert plain.jobs[0].sampling.grammar is None
-    assert (plain.jobs[0].sampling.max_tokens or 0) >= 4
+    assert plain.works[0].sampling.grammar is None
+    assert (plain.works[0].sampling.max_tokens or 0) >= 4
 
 
 async def test_likert_weighs_the_points() -> None:
     engine = Scripted([Answer("x", chosen({"1": 0, "2": 0, "3": 1, "4": 5, "5": 0}).labels)])
     call = await called(engine, form="likert")
-    assert engine.jobs[0].sampling.labels == ("1", "2", "3", "4", "5")
+    assert engine.works[0].sampling.labels == ("1", "2", "3", "4", "5")
     assert (call.verdict, call.choice) == ("4", 1)
     assert call.labels == ("A", "B")
 
@@ -92,8 +91,8 @@ async def test_evidence_is_read_to_its_end() -> None:
     engine = Scripted([Answer(quoted)] * 2)
     call = await called(engine, evidence=True)
     assert (call.verdict, call.logprobs, call.text) == ("B", None, quoted)
-    assert engine.jobs[0].sampling.max_tokens == EVIDENCE_TOKENS
-    assert engine.jobs[0].sampling.labels == ()
+    assert engine.works[0].sampling.max_tokens == EVIDENCE_TOKENS
+    assert engine.works[0].sampling.labels == ()
     # cut off where the quotation ends, it would seem to conclude
     cut = await called(engine, Job("m", Sampling(max_tokens=5)), evidence=True)
     assert cut.text == "The answer says Verdict: [[A]],"

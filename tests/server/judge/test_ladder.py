@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from ballots import judging, written
 
-from server.engines.scripted import Answer, Scripted, content_judge, slot_lover
+from server.engines.scripted import Answer, Script, Scripted, content_judge, slot_lover
 from server.job import Job, Reply, Sampling
 from server.judge.ladder import climb
 from server.pipeline import plan
@@ -18,7 +18,10 @@ X, Y = "Red. Blue. Green. Black.", "One. Two. Three. Four."
 
 
 async def climbed(
-    script: Any, stages: Sequence[Any] = LADDER, job: Job | None = None, most: int | None = None
+    script: Script | Sequence[Answer],
+    stages: Sequence[Any] = LADDER,
+    job: Job | None = None,
+    most: int | None = None,
 ) -> tuple[Reply, Scripted]:
     """Return the reply, and the engine that was asked."""
     engine = Scripted(script, ("text", "logprobs", "attention"))
@@ -26,7 +29,7 @@ async def climbed(
     return await climb(plan(stages, engine=engine, job=asked), engine, most)(asked), engine
 
 
-def agreeing_from(marker: str, *, on: str = X) -> Any:
+def agreeing_from(marker: str, *, on: str = X) -> Script:
     """Return a judge of slots that sees the better answer once the prompt has the marker."""
     slot, content = slot_lover(), content_judge(lambda text, _: 3.0 if text == on else 0.0)
     return lambda prompt, sampling: (content if marker in prompt else slot)(prompt, sampling)
@@ -34,7 +37,7 @@ def agreeing_from(marker: str, *, on: str = X) -> Any:
 
 async def test_the_first_agreement_ends_it() -> None:
     reply, engine = await climbed(content_judge(lambda text, slot: len(text)))
-    assert (reply.rung, len(engine.jobs)) == ("swap", 2)
+    assert (reply.rung, len(engine.works)) == ("swap", 2)
     assert "ladder" not in reply.notes
 
 
@@ -50,7 +53,7 @@ async def test_parts_in_turn_settle_it_on_their_rung() -> None:
     ]
     assert tried[1]["notes"]["portia"] == {"parts": 3}
     assert not reply.notes["ladder"]["stopped"]
-    assert len(engine.jobs) == 4
+    assert len(engine.works) == 4
 
 
 async def test_a_judge_of_slots_climbs_to_the_end() -> None:
@@ -59,13 +62,13 @@ async def test_a_judge_of_slots_climbs_to_the_end() -> None:
     assert rungs == ["swap", "portia length", "portia meaning", "pine"]
     assert reply.rung is None
     assert {each["status"] for each in reply.notes["ladder"]["tried"]} == {"order_conflict"}
-    assert sum(job.reading is not None for job in engine.jobs) == 2
+    assert sum(work.reading is not None for work in engine.works) == 2
 
 
 @pytest.mark.parametrize("most", range(2, 10))
 async def test_it_stops_before_the_calls_run_out(most: int) -> None:
     reply, engine = await climbed(slot_lover(), most=most)
-    assert len(engine.jobs) <= len(reply.calls) <= most
+    assert len(engine.works) <= len(reply.calls) <= most
     assert len(reply.calls) == min(most - most % 2, 8)
     ladder = reply.notes.get("ladder")
     assert (ladder is not None and ladder["stopped"]) == (most < 8)
@@ -80,8 +83,8 @@ async def test_pairs_share_the_calls() -> None:
 
 async def test_a_prompt_is_not_asked_twice() -> None:
     reply, engine = await climbed(slot_lover(), job=judging("One sentence.", "Another one."))
-    assert len({prompt for job in engine.jobs for prompt in map(str, job.prompts)}) == 4
-    assert len(engine.jobs) == 4  # answers of one unit have one part: portia's prompt is swap's
+    assert len({prompt for work in engine.works for prompt in map(str, work.prompts)}) == 4
+    assert len(engine.works) == 4  # answers of one unit have one part: portia's prompt is swap's
     assert [call.repeated for call in reply.calls] == [False] * 2 + [True] * 4 + [False] * 2
     again = [call for call in reply.calls if call.repeated]
     assert all(call.usage.prompt_tokens == 0 for call in again)
@@ -101,7 +104,7 @@ async def test_both_explanations_are_shown_after_a_conflict() -> None:
     reply, engine = await climbed(script, stages, judging("x", "y"))
     assert reply.rung == "synthesize"
     assert [call.verdict for call in reply.calls] == ["A", "A", "B", "A"]
-    assert [job.sampling.labels for job in engine.jobs] == [()] * 2 + [("A", "B", "T")] * 2
+    assert [work.sampling.labels for work in engine.works] == [()] * 2 + [("A", "B", "T")] * 2
     explained = [call.text for call in reply.calls[:2]]
     for prompt in seen[2:]:
         assert all(text in prompt for text in explained)

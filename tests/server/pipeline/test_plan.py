@@ -272,7 +272,7 @@ def test_a_plan_says_what_will_run() -> None:
 
 def test_no_stage_can_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        Pine().delimiters = ("<", ">")
+        Pine().delimiters = ("<", ">")  # type: ignore[misc]
 
 
 def test_chat_prompts_have_sets_too() -> None:

@@ -1,12 +1,13 @@
 """How JSON becomes a body: what is off, what is a default, and what is refused in one sentence."""
 
 import json
+from typing import Any
 
 import pytest
 
 from server.errors import PlanError
 from server.job import Sampling
-from server.prompt import TextPrompt, TokenPrompt
+from server.prompt import ChatPrompt, TextPrompt, TokenPrompt
 from server.protocol.chat import ChatBody
 from server.protocol.common import parse
 from server.protocol.completions import CompletionBody
@@ -51,7 +52,7 @@ def test_values_that_mean_off_equal_their_absence() -> None:
 
 
 def test_every_number_reaches_the_sampling() -> None:
-    given = {
+    given: dict[str, Any] = {
         "temperature": 0.5,
         "top_p": 0.9,
         "top_k": 7,
@@ -98,6 +99,7 @@ def test_tools_and_unknown_message_fields_go_to_the_template() -> None:
     tool = {"type": "function", "function": {"name": "f"}}
     message = {"role": "user", "content": None, "name": "Ada", "refusal": None}
     (prompt,) = chat(messages=[message], tools=[tool], tool_choice="auto").prompts()
+    assert isinstance(prompt, ChatPrompt)
     assert prompt.tools == (tool,)
     assert prompt.messages[0].parts == ()
     assert prompt.messages[0].extra == {"name": "Ada"}

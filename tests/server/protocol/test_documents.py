@@ -9,7 +9,7 @@ from server.prompt import ChatPrompt, Message, Part, TextPrompt, TokenPrompt
 from server.protocol.chat import ChatBody
 from server.protocol.common import parse
 from server.protocol.completions import CompletionBody
-from server.protocol.documents import check_count, joined, placed
+from server.protocol.documents import check_count, inserted, joined
 
 
 def prompts(**body: object) -> tuple[object, ...]:
@@ -85,7 +85,7 @@ def test_a_last_document_ends_with_a_line_end_as_the_others_do() -> None:
 def test_documents_stand_before_the_last_text_after_other_groups() -> None:
     parts = (Part("x\n", "g"), Part("Which?"))
     document = Part("d", "documents")
-    assert placed(parts, [document]) == (Part("x\n", "g"), document, Part("Which?"))
+    assert inserted(parts, [document]) == (Part("x\n", "g"), document, Part("Which?"))
 
 
 @pytest.mark.parametrize(

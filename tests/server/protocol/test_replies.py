@@ -1,12 +1,16 @@
 """From chunks to choices: logprobs in both shapes, usage, notes, events."""
 
 import json
+from dataclasses import replace
+
+import pytest
 
 from server.chunk import Chunk, Scored, Usage
+from server.engines.base import ModelInfo
 from server.protocol import sse
-from server.protocol.forms import ChatForm, CompletionForm
 from server.protocol.logprobs import LOWEST
-from server.protocol.replies import Tally, merged
+from server.protocol.replies import Tally, fingerprint, merged
+from server.protocol.writers import ChatWriter, CompletionWriter
 
 
 def scored(token: int, text: str, logprob: float | None, *top: Scored, data: bytes = b"") -> Scored:
@@ -69,7 +73,7 @@ def test_legacy_logprobs_are_four_lists_with_the_prompt_first() -> None:
         prompt_text="é",
         finish_reason="length",
     )
-    choice = CompletionForm(scored=True).whole(chunk)
+    choice = CompletionWriter(scored=True).whole(chunk)
     assert choice["text"] == "é b"
     assert choice["logprobs"] == {
         "tokens": ["<s>", "é", " b"],
@@ -82,17 +86,17 @@ def test_legacy_logprobs_are_four_lists_with_the_prompt_first() -> None:
 def test_the_chosen_tokens_logprob_wins_where_two_ids_have_one_text() -> None:
     token = scored(3, "�", -2.0, scored(9, "�", -0.5))
     chunk = Chunk(0, "", (token,), finish_reason="stop")
-    (top,) = CompletionForm(scored=True).whole(chunk)["logprobs"]["top_logprobs"]
+    (top,) = CompletionWriter(scored=True).whole(chunk)["logprobs"]["top_logprobs"]
     assert top == {"�": -2.0}
-    (top,) = CompletionForm(scored=True, as_ids=True).whole(chunk)["logprobs"]["top_logprobs"]
+    (top,) = CompletionWriter(scored=True, as_ids=True).whole(chunk)["logprobs"]["top_logprobs"]
     assert top == {"token_id:3": -2.0, "token_id:9": -0.5}
 
 
 def test_text_offsets_go_on_from_chunk_to_chunk_and_count_characters() -> None:
-    form = CompletionForm(scored=True)
+    writer = CompletionWriter(scored=True)
     halves = (scored(1, "�", -1.0, data=b"\xc3"), scored(2, "�", -1.0, data=b"\xa9"))
-    first = form.piece(Chunk(0, "aé", (scored(0, "a", -1.0), *halves)))
-    second = form.piece(Chunk(0, "b", (scored(3, "b", -1.0),)))
+    first = writer.piece(Chunk(0, "aé", (scored(0, "a", -1.0), *halves)))
+    second = writer.piece(Chunk(0, "b", (scored(3, "b", -1.0),)))
     assert first is not None
     assert second is not None
     assert first["logprobs"]["text_offset"] == [0, 1, 1]
@@ -101,7 +105,7 @@ def test_text_offsets_go_on_from_chunk_to_chunk_and_count_characters() -> None:
 
 def test_chat_logprobs_carry_bytes() -> None:
     token = scored(1, "é", float("-inf"), scored(2, "x", -0.5))
-    choice = ChatForm(scored=True).whole(Chunk(0, "é", (token,), finish_reason="stop"))
+    choice = ChatWriter(scored=True).whole(Chunk(0, "é", (token,), finish_reason="stop"))
     assert choice["logprobs"]["content"] == [
         {
             "token": "é",
@@ -115,9 +119,9 @@ def test_chat_logprobs_carry_bytes() -> None:
 
 def test_nothing_is_said_while_text_is_held_back() -> None:
     held = Chunk(0, "", (scored(1, "a", None),))
-    assert CompletionForm(scored=False).piece(held) is None
-    assert ChatForm(scored=False).piece(held) is None
-    assert ChatForm(scored=True).piece(Chunk(0, "", (scored(1, "a", -1.0),))) is not None
+    assert CompletionWriter(scored=False).piece(held) is None
+    assert ChatWriter(scored=False).piece(held) is None
+    assert ChatWriter(scored=True).piece(Chunk(0, "", (scored(1, "a", -1.0),))) is not None
 
 
 def test_an_event_is_one_line_for_every_reader_of_lines() -> None:
@@ -125,3 +129,37 @@ def test_an_event_is_one_line_for_every_reader_of_lines() -> None:
     sent = sse.event(value)
     assert len(sent.decode().splitlines()) == 2
     assert json.loads(sent.removeprefix(b"data: ")) == value
+
+
+INFO = ModelInfo(
+    id="m",
+    root="folder",
+    max_model_len=9,
+    abilities=frozenset({"text"}),
+    weights="w",
+    dtype="float32",
+    device="cpu",
+    executor="torch",
+    software=("a 1",),
+)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"weights": "others"},
+        {"dtype": "float16"},
+        {"device": "cuda"},
+        {"executor": "loops"},
+        {"software": ("a 2",)},
+        {"max_model_len": 8},
+        {"abilities": frozenset({"text", "logprobs"})},
+    ],
+)
+def test_a_fingerprint_changes_with_all_that_decides_an_answer(change: dict[str, object]) -> None:
+    assert fingerprint(replace(INFO, **change)) != fingerprint(INFO)  # type: ignore[arg-type]
+
+
+def test_a_fingerprint_stays_whatever_a_model_is_called() -> None:
+    again = replace(INFO, id="n", root="elsewhere", created=2, refusals={"cache": "not built"})
+    assert fingerprint(again) == fingerprint(INFO)

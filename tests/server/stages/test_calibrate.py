@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ballots import judging
+from ballots import changed, judging
 from hypothesis import given
 from hypothesis import strategies as st
-from judges import quick
+from judges import ALL, quick
 
 from portia.verdict import TIE
-from server.engines.scripted import Answer, Scripted, content_judge, slot_lover
+from server.engines.scripted import Answer, Script, Scripted, content_judge, slot_lover
 from server.errors import EngineError, PlanError
 from server.job import Job, Reply
 from server.judge.bias import key
@@ -23,19 +24,19 @@ from server.judge.ladder import climb
 from server.pipeline import plan
 from server.stages.calibrate import CONTENT_FREE
 
-ALL = ("text", "logprobs", "attention")
-
 
 def known(store: Calibration, *biases: float) -> Job:
     """Return a job whose judge is known by the store to have had these slot biases."""
-    job = judging("aaa", "bbbb").but(calibration=store)
-    assert job.ballot is not None
+    job = changed(judging("aaa", "bbbb"), calibration=store)
+    assert job.case is not None
     for bias in biases:
-        store.observe(key(job, job.ballot), bias)
+        store.observe(key(job.case, job.case.ballot), bias)
     return job
 
 
-async def asked(script: Any, job: Job, *inner: Any, **fields: Any) -> tuple[Reply, Scripted]:
+async def asked(
+    script: Script | Sequence[Answer], job: Job, *inner: Any, **fields: Any
+) -> tuple[Reply, Scripted]:
     engine = Scripted(script, ALL)
     made = plan([{"stage": "calibrate", **fields}, *inner], engine=engine, job=job)
     return await climb(made, engine)(job), engine
@@ -45,7 +46,7 @@ async def test_the_stores_mean_is_taken_from_one_call() -> None:
     job = known(Calibration(None), 1.0, 3.0)
     judge = content_judge(lambda text, slot: len(text) + 2.0 * (slot == 0))
     reply, engine = await asked(judge, job, min_count=2)
-    assert len(engine.jobs) == 1
+    assert len(engine.works) == 1
     [vote] = reply.votes
     assert vote.by_slot == (0, 1) and vote.choice == 1  # 3 + 2 against 4, less 2
     assert vote.values is not None
@@ -59,12 +60,12 @@ async def test_requests_with_swap_teach_it_across_restarts(tmp_path: Path) -> No
     engine = Scripted(slot_lover(0, 1.5), ALL)
     store = Calibration(tmp_path / "biases")
     for place in range(3):
-        job = judging("x", f"y{place}").but(calibration=store)
+        job = changed(judging("x", f"y{place}"), calibration=store)
         await climb(plan([{"stage": "swap"}], engine=engine, job=job), engine)(job)
     with pytest.raises(PlanError, match="from at least 20 verdicts, got 3 of this model"):
         await asked(slot_lover(0, 1.5), job)
     store.close()
-    job = job.but(calibration=Calibration(tmp_path / "biases"))
+    job = changed(job, calibration=Calibration(tmp_path / "biases"))
     reply, _ = await asked(slot_lover(0, 1.5), job, min_count=3)
     assert reply.votes[0].choice == TIE
     with pytest.raises(PlanError, match="got 0 of this model"):  # labels have a bias of their own
@@ -82,7 +83,7 @@ async def test_a_judge_of_slots_has_no_margin_however_it_is_probed(
         [vote] = reply.votes
         assert vote.values is not None
         assert vote.values[0] - vote.values[1] == pytest.approx(0, abs=1e-12)
-        assert len(engine.jobs) <= calls + 1
+        assert len(engine.works) <= calls + 1
         assert len(reply.probes) == (2 if probe == "self" else 3)
         assert reply.notes["calibrate"]["mean"] == pytest.approx(lead)
 
@@ -110,7 +111,7 @@ async def test_under_pine_it_takes_the_bias_of_a_label() -> None:
     reply, engine = await asked(judge, judging("aaa", "bbbb"), {"stage": "pine"}, probe="self")
     assert reply.votes[0].choice == 1
     assert reply.order_free
-    assert all(job.reading is not None for job in engine.jobs)
+    assert all(work.reading is not None for work in engine.works)
 
 
 async def test_probes_that_cannot_be_read_tell_no_bias() -> None:
@@ -126,6 +127,6 @@ async def test_probes_that_cannot_be_read_tell_no_bias() -> None:
 async def test_an_answer_that_cannot_be_read_stays_unread() -> None:
     job = known(Calibration(None), 1.0)
     assert job.ballot is not None
-    job = job.but(ballot=replace(job.ballot, min_label_mass=0.5))
+    job = changed(job, ballot=replace(job.ballot, min_label_mass=0.5))
     reply, _ = await asked([Answer("?", {"A": -3, "B": -4, "T": -5})], job, min_count=1)
     assert reply.votes[0].choice is None

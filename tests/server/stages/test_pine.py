@@ -5,19 +5,19 @@ from __future__ import annotations
 import pytest
 
 from kvedit.shelf import Shelf
-from pine.reading import Pine as Reading
+from pine.reading import PineReading
 from pine.segments import Segments
 from server.engines.readings import build
 from server.errors import PlanError
 from server.job import Job, ReadingSpec, Reply, Sampling
-from server.judge.ballot import Ballot, Candidate
+from server.judge.ballot import Ballot, Candidate, Case
 from server.prompt import ChatPrompt, Message, Part
 from server.stages.pine import Pine
 
 
 def judged(*texts: str, order: tuple[int, ...] | None = None) -> Job:
     candidates = tuple(Candidate(str(i), text, i) for i, text in enumerate(texts))
-    return Job("m", Sampling(), ballot=Ballot("Q?", candidates, order))
+    return Job("m", Sampling(), case=Case(Ballot("Q?", candidates, order)))
 
 
 def asked(*parts: Part) -> Job:
@@ -37,12 +37,12 @@ async def run(stage: Pine, job: Job) -> Job:
     return only
 
 
-def reading_of(job: Job) -> Reading:
+def reading_of(job: Job) -> PineReading:
     """Return the reading that the job asks for, of two documents out of canonical order."""
     assert job.reading is not None
     segments = Segments((1,), ((3,), (2,)), (4,)).canonical()
     reading = build(job.reading, segments, Shelf(0))
-    assert isinstance(reading, Reading)
+    assert isinstance(reading, PineReading)
     return reading
 
 
@@ -78,7 +78,7 @@ async def test_candidates_become_a_set_in_canonical_order() -> None:
         assert passed.ballot is not None and passed.ballot.order is not None
         assert passed.ballot.as_documents
         assert [texts[index] for index in passed.ballot.order] == ["a", "b", "c"]
-        assert isinstance(reading_of(passed), Reading)
+        assert isinstance(reading_of(passed), PineReading)
 
 
 async def test_an_order_fixed_outside_is_kept() -> None:

@@ -1,4 +1,4 @@
-"""Sample: several answers in one job, drawn from a seed."""
+"""Sample: several answers in one work, drawn from a seed."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from dataclasses import replace
 from ballots import judging
 
 from server.engines.scripted import Answer, Scripted
-from server.job import Job, Reply
+from server.job import Job, Reply, Work
 from server.judge.ladder import climb
 from server.pipeline import plan
 from server.stages.sample import Sample
 
 
-async def asked(job: Job, **fields: object) -> tuple[Reply, Job]:
-    """Return the reply of a judge that is undecided, and the engine's first job."""
+async def asked(job: Job, **fields: object) -> tuple[Reply, Work]:
+    """Return the reply of a judge that is undecided, and the first work of the engine."""
     said = ["Verdict: [[A]]", "Verdict: [[B]]", "hm", "Verdict: [[A]]", "Verdict: [[T]]"] * 2
     engine = Scripted([Answer(text) for text in said])
     made = plan([{"stage": "sample", **fields}], engine=engine, job=job)
     reply = await climb(made, engine)(job)
-    assert len(engine.jobs) == 2  # swap is implied: one job per order, however many answers
-    return reply, engine.jobs[0]
+    assert len(engine.works) == 2  # swap is implied: one work per order, however many answers
+    return reply, engine.works[0]
 
 
-async def test_the_answers_of_an_order_are_one_job() -> None:
-    reply, job = await asked(judging())
-    assert (job.sampling.n, job.sampling.temperature, job.sampling.seed) == (5, 1.0, 0)
+async def test_the_answers_of_an_order_are_one_work() -> None:
+    reply, work = await asked(judging())
+    assert (work.sampling.n, work.sampling.temperature, work.sampling.seed) == (5, 1.0, 0)
     assert [call.verdict for call in reply.calls] == ["A", "A"]
     assert [len(call.samples) for call in reply.calls] == [5, 5]
     assert reply.notes["sample"] == [{"answers": 5, "unparsed": 1}] * 2

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from server.chunk import Usage
 from server.job import Job, Reply, Sampling
-from server.judge.ballot import Ballot, Call, Candidate
+from server.judge.ballot import Ballot, Call, Candidate, Case
 from server.stages.swap import Swap, latin_square
 
 
 def job(*texts: str) -> Job:
     candidates = tuple(Candidate(str(i), text, i) for i, text in enumerate(texts))
-    return Job("m", Sampling(), ballot=Ballot("Q?", candidates))
+    return Job("m", Sampling(), case=Case(Ballot("Q?", candidates)))
 
 
 def replied(made: Job) -> Reply:

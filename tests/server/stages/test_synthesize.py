@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ballots import ballot, judging
+from ballots import ballot, changed, judging
 
 from server.chunk import Usage
 from server.job import Job, Reply
@@ -32,7 +32,7 @@ async def test_the_second_shows_what_the_first_said() -> None:
         Call(ballot(order=order, lettering="random"), (), None, "A", 0, None, text, Usage())
         for order, text in (((0, 1), "one"), ((1, 0), "two"))
     )
-    found = (await passed(1, judging().but(history=said))).ballot
+    found = (await passed(1, changed(judging(), history=said))).ballot
     assert found is not None and not found.evidence
     assert [each.text for each in found.debate] == ["one", "two"]
     assert [each.order for each in found.debate] == [(0, 1), (1, 0)]

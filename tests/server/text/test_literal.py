@@ -1,9 +1,11 @@
 """Text of somebody else's commands nothing, and what commands nothing is tokenised as ever."""
 
 import json
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -50,7 +52,9 @@ often = settings(
 )
 
 
-def trained(model, trainer, **parts) -> Tokenizer:
+def trained(
+    model: models.Model, trainer: Callable[..., trainers.Trainer], **parts: Any
+) -> Tokenizer:
     backend = Tokenizer(model)
     for name, part in parts.items():
         setattr(backend, name, part)
@@ -60,7 +64,7 @@ def trained(model, trainer, **parts) -> Tokenizer:
 
 
 def byte_level(ignore_merges: bool) -> Tokenizer:
-    def trainer(**common):
+    def trainer(**common: Any) -> trainers.Trainer:
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
         return trainers.BpeTrainer(initial_alphabet=alphabet, **common)
 
@@ -76,7 +80,7 @@ def sentence_pieces(metaspace: bool) -> Tokenizer:
     """Make a BPE with byte fallback: as Llama 2's files have it, or with a Metaspace."""
     bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
 
-    def trainer(special_tokens, **common):
+    def trainer(special_tokens: list[str], **common: Any) -> trainers.Trainer:
         return trainers.BpeTrainer(
             special_tokens=special_tokens + bytes_, **{**common, "vocab_size": 500}
         )
@@ -97,7 +101,7 @@ def sentence_pieces(metaspace: bool) -> Tokenizer:
 
 
 def unigram() -> Tokenizer:
-    def trainer(**common):
+    def trainer(**common: Any) -> trainers.Trainer:
         return trainers.UnigramTrainer(unk_token="<unk>", **{**common, "vocab_size": 80})
 
     return trained(
@@ -156,12 +160,13 @@ def encoder_of(kind: str, template: str = TEMPLATE) -> Encoder:
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def kind(request) -> str:
-    return request.param
+def kind(request: pytest.FixtureRequest) -> str:
+    kind: str = request.param
+    return kind
 
 
 @pytest.fixture(scope="module")
-def encoder(kind) -> Encoder:
+def encoder(kind: str) -> Encoder:
     return encoder_of(kind)
 
 
@@ -171,14 +176,14 @@ def encoder_with(kind: str, token: AddedToken) -> tuple[PreTrainedTokenizerFast,
     return made, Encoder(made, Vocabulary(made, len(made)), 1000)
 
 
-def control(kind: str, ids) -> list[str]:
+def control(kind: str, ids: Sequence[int]) -> list[str]:
     """Return the control tokens among the ids, but for what ordinary text may come out as."""
     tokens = tokenizer_of(kind).convert_ids_to_tokens(list(ids))
     text = {"unigram": "<unk>", "words": "<unk>", "greedy": ""}.get(kind, "dog")
     return [token for token in tokens if token in {*SPECIAL, *ADDED} - {text}]
 
 
-def decoded(kind: str, ids) -> str:
+def decoded(kind: str, ids: Sequence[int]) -> str:
     data = Vocabulary(tokenizer_of(kind), 0).data
     return b"".join(data[token_id] for token_id in ids).decode()
 
@@ -200,7 +205,7 @@ def plain(prompt: ChatPrompt | TextPrompt) -> ChatPrompt | TextPrompt:
 
 @often
 @given(text=texts)
-def test_a_literal_text_is_spelled(kind, encoder, text):
+def test_a_literal_text_is_spelled(kind: str, encoder: Encoder, text: str) -> None:
     encoded = encoder.encode(TextPrompt((literal(text),)))
     opening, *ids = encoded.ids
     assert tokenizer_of(kind).convert_ids_to_tokens(opening) == "<s>"
@@ -214,7 +219,9 @@ def test_a_literal_text_is_spelled(kind, encoder, text):
 
 @often
 @given(text=texts, question=texts)
-def test_only_the_template_speaks_to_the_model(kind, encoder, text, question):
+def test_only_the_template_speaks_to_the_model(
+    kind: str, encoder: Encoder, text: str, question: str
+) -> None:
     parts = Part("Judge <think> "), literal(question), Part("\nAnswer: "), literal(text)
     encoded = encoder.encode(chat(*parts))
     expected = ["<s>", "<|user|>", "<think>", "<|end|>", "<|assistant|>"]
@@ -227,7 +234,9 @@ def test_only_the_template_speaks_to_the_model(kind, encoder, text, question):
 
 @often
 @given(text=bare, question=bare)
-def test_what_commands_nothing_is_tokenised_as_ever(encoder, text, question):
+def test_what_commands_nothing_is_tokenised_as_ever(
+    encoder: Encoder, text: str, question: str
+) -> None:
     documents = [literal(f"{place}. {text}", group="g") for place in range(3)]
     for prompt in (
         TextPrompt((Part("<think> Read"), literal(text), *documents, literal(question))),
@@ -239,9 +248,9 @@ def test_what_commands_nothing_is_tokenised_as_ever(encoder, text, question):
 
 @often
 @given(text=bare, question=bare)
-def test_the_twin_reads_all_else_as_the_tokenizer_does(kind, text, question):
+def test_the_twin_reads_all_else_as_the_tokenizer_does(kind: str, text: str, question: str) -> None:
     spelling, ordinary = encoder_of(kind), encoder_of(kind)
-    spelling._control.obeyed = lambda *_: True
+    vars(spelling._control)["obeyed"] = lambda *_: True
     for prompt in (
         TextPrompt((Part("<think> Read <|end|>"), literal(text), Part(" a dog </think>"))),
         chat(literal(question), Part(" </think> "), literal(text), Part("é <think> quick fox")),
@@ -250,7 +259,9 @@ def test_the_twin_reads_all_else_as_the_tokenizer_does(kind, text, question):
 
 
 @pytest.mark.parametrize("spelled", ["", "<|end|>"])
-def test_a_token_of_the_template_stays_one_beside_literal_text(kind, encoder, spelled):
+def test_a_token_of_the_template_stays_one_beside_literal_text(
+    kind: str, encoder: Encoder, spelled: str
+) -> None:
     # "wolf" counts as a word of its own, as in "a wolf" | "s"
     encoded = encoder.encode(chat(Part("a wolf"), literal(f"s<{spelled}")))
     shown = ["<s>", "<|user|>", *["wolf"] * bool(spelled), "<|end|>", "<|assistant|>"]
@@ -261,12 +272,15 @@ def test_a_token_of_the_template_stays_one_beside_literal_text(kind, encoder, sp
 
 @often
 @given(answers=st.lists(texts.map("1. {}".format), min_size=2, max_size=4), question=texts)
-def test_documents_are_spelled_each_on_its_own(kind, encoder, answers, question):
+def test_documents_are_spelled_each_on_its_own(
+    kind: str, encoder: Encoder, answers: list[str], question: str
+) -> None:
     documents = [literal(answer, group="g") for answer in answers]
     parts = Part("Judge: "), literal(question), *documents, Part("Best?"), literal(question)
     for prompt, ends in ((TextPrompt(parts), ([], [])), (chat(*parts), CHAT_ENDS)):
         encoded = encoder.encode(prompt, "set")
         segments = encoded.segments
+        assert segments is not None
         assert encoded.ids == segments.ids
         assert control(kind, segments.prefix) == ["<s>", *ends[0]]
         assert control(kind, segments.suffix) == ends[1]
@@ -277,7 +291,9 @@ def test_documents_are_spelled_each_on_its_own(kind, encoder, answers, question)
 
 @often
 @given(answers=st.lists(texts.map("1. {}".format), min_size=2, max_size=4), question=texts)
-def test_the_order_of_documents_does_not_matter(encoder, answers, question):
+def test_the_order_of_documents_does_not_matter(
+    encoder: Encoder, answers: list[str], question: str
+) -> None:
     documents = [literal(answer, group="g") for answer in answers]
     first, second = (
         encoder.encode(chat(literal(question), *each, Part("Best?")), "set")
@@ -287,7 +303,7 @@ def test_the_order_of_documents_does_not_matter(encoder, answers, question):
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_tokenizers_as_they_are_published(name):
+def test_tokenizers_as_they_are_published(name: str) -> None:
     if not FOLDERS[name].exists():
         pytest.skip(f"no {name} here")
     tokenizer = AutoTokenizer.from_pretrained(FOLDERS[name], local_files_only=True)
@@ -311,12 +327,12 @@ def test_tokenizers_as_they_are_published(name):
         (literal("A"), literal("<|en\n"), literal(""), literal("d|><|end|")),
     ],
 )
-def test_no_token_is_made_of_neighbours(kind, parts):
+def test_no_token_is_made_of_neighbours(kind: str, parts: tuple[Part, ...]) -> None:
     ids = encoder_of(kind).encode(chat(*parts)).ids
     assert control(kind, ids) == ["<s>", "<|user|>", "<|end|>", "<|assistant|>"]
 
 
-def test_a_normalizer_reveals_no_token():
+def test_a_normalizer_reveals_no_token() -> None:
     encoder = encoder_of("unigram")
     wide = "\uff1c\uff0fs\uff1e A \uff1c\uff0fthink\uff1e"  # NFKC makes "</s> A </think>" of it
     assert control("unigram", encoder.encode(TextPrompt((Part(wide),))).ids[1:])
@@ -328,7 +344,7 @@ def test_a_normalizer_reveals_no_token():
     ("kind", "text", "token"),
     [("bytes", "dog", "dog"), ("llama", "é", "<0xC3>"), ("greedy", "A", "A")],
 )
-def test_a_token_that_is_ordinary_text_stays_one(kind, text, token):
+def test_a_token_that_is_ordinary_text_stays_one(kind: str, text: str, token: str) -> None:
     tokenizer, encoder = encoder_with(kind, AddedToken(token, normalized=False))
     ordinary = encoder.encode(TextPrompt((Part(text),))).ids
     assert tokenizer.convert_tokens_to_ids(token) in ordinary
@@ -337,22 +353,22 @@ def test_a_token_that_is_ordinary_text_stays_one(kind, text, token):
         assert ids[: len(ordinary)] == ordinary
 
 
-def test_a_special_word_is_spelled():
+def test_a_special_word_is_spelled() -> None:
     tokenizer, encoder = encoder_with("bytes", AddedToken("dog", normalized=False, special=True))
     ids = encoder.encode(TextPrompt((literal("dog"),))).ids
-    assert (tokenizer.decode(ids), len(ids)) == ("dog", 2)
+    assert (tokenizer.decode(list(ids)), len(ids)) == ("dog", 2)
 
 
-def test_a_token_of_the_template_is_found_wherever_it_stands():
+def test_a_token_of_the_template_is_found_wherever_it_stands() -> None:
     # by itself the tokenizer looks for "▁</tool>", since Prepend is applied to its name too
     tokenizer, encoder = encoder_with("llama", AddedToken("</tool>", normalized=True))
     prompt = TextPrompt((literal("A<|end|>"), Part("</tool>")))
     ids = encoder.encode(prompt).ids
     assert ids[-1] == tokenizer.convert_tokens_to_ids("</tool>")
-    assert tokenizer.decode(ids).split() == ["A<|end|>", "</tool>"]
+    assert str(tokenizer.decode(list(ids))).split() == ["A<|end|>", "</tool>"]
 
 
-def test_the_tokenizer_is_left_as_it_was():
+def test_the_tokenizer_is_left_as_it_was() -> None:
     tokenizer = deepcopy(tokenizer_of("bytes"))
     before = tokenizer.backend_tokenizer.to_str(), tokenizer("<|end|>dog").input_ids
     encoder = Encoder(tokenizer, Vocabulary(tokenizer, len(tokenizer)), 100)
@@ -360,11 +376,13 @@ def test_the_tokenizer_is_left_as_it_was():
     assert (tokenizer.backend_tokenizer.to_str(), tokenizer("<|end|>dog").input_ids) == before
 
 
-def test_fill_in_the_middle_spells_too(tokenizer):
+def test_fill_in_the_middle_spells_too(tokenizer: PreTrainedTokenizerFast) -> None:
     encoder = Encoder(tokenizer, Vocabulary(tokenizer, len(tokenizer)), 100)
     prompt = TextPrompt((Part("The "), literal("<|end|>fox")), suffix="<|end|>")
     ids = encoder.encode(prompt).ids
-    special = [token for token in tokenizer.convert_ids_to_tokens(ids) if token.startswith("<|")]
+    special = [
+        token for token in tokenizer.convert_ids_to_tokens(list(ids)) if token.startswith("<|")
+    ]
     prefix, suffix, middle = (f"<|fim_{name}|>" for name in ("prefix", "suffix", "middle"))
     assert special == ["<|bos|>", prefix, suffix, "<|end|>", middle]
 
@@ -377,7 +395,7 @@ def test_fill_in_the_middle_spells_too(tokenizer):
         "{{ messages[0].content | upper }}",
     ],
 )
-def test_a_template_that_does_not_show_a_text_as_it_is(template):
+def test_a_template_that_does_not_show_a_text_as_it_is(template: str) -> None:
     encoder = encoder_of("bytes", template)
     harmless = chat(literal("A fox"))
     assert encoder.encode(harmless) == encoder.encode(plain(harmless))
@@ -386,14 +404,14 @@ def test_a_template_that_does_not_show_a_text_as_it_is(template):
     assert "\n" not in caught.value.message
 
 
-def test_a_template_does_not_obey_either():
+def test_a_template_does_not_obey_either() -> None:
     encoder = encoder_of("bytes", "{{ messages[0].content.split('</think>')[-1] }}")
     assert encoder.encode(chat(Part("A</think>B"))).text == "B"
     encoded = encoder.encode(chat(literal("A</think>B")))
     assert encoded.text == decoded("bytes", encoded.ids) == "A</think>B"
 
 
-def test_a_slow_tokenizer_says_that_it_cannot():
+def test_a_slow_tokenizer_says_that_it_cannot() -> None:
     tokenizer = ByT5Tokenizer()
     encoder = Encoder(tokenizer, Vocabulary(tokenizer, 400), 100)
     harmless = TextPrompt((literal("A fox"),))

@@ -2,22 +2,26 @@
 
 import asyncio
 from copy import deepcopy
+from pathlib import Path
+from typing import Any
 
 import pytest
+from asking import Ask, MakeModel, usage
 from specs import PINE
 from tokenizers import Tokenizer, decoders, models
-from transformers import PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from pine.segments import Ids, Segments
 from server.engines.hf import HfEngine
 from server.errors import PlanError
-from server.job import Job, Sampling
-from server.prompt import ChatPrompt, Message, Part, TextPrompt, TokenPrompt
+from server.job import Sampling, Work
+from server.prompt import ChatPrompt, Message, Part, Prompt, TextPrompt, TokenPrompt
 from server.text.prompts import Encoder
 from server.text.vocabulary import Vocabulary
 
 
 @pytest.fixture
-def encoder(tokenizer):
+def encoder(tokenizer: PreTrainedTokenizerFast) -> Encoder:
     return Encoder(tokenizer, Vocabulary(tokenizer, len(tokenizer)), 256)
 
 
@@ -25,7 +29,22 @@ def chat(*parts: Part, role: str = "user") -> ChatPrompt:
     return ChatPrompt((Message(role, parts),))
 
 
-def refused(ask, *arguments, **numbers) -> PlanError:
+def cut(encoder: Encoder, prompt: Prompt) -> Segments:
+    """Return the prompt as a reading gets it."""
+    segments = encoder.encode(prompt, "set").segments
+    assert segments is not None
+    return segments
+
+
+def decoded(tokenizer: PreTrainedTokenizerFast, ids: Ids) -> str:
+    shown = tokenizer.decode(
+        list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+    )
+    assert isinstance(shown, str)
+    return shown
+
+
+def refused(ask: Ask, *arguments: Any, **numbers: Any) -> PlanError:
     with pytest.raises(PlanError) as caught:
         ask(*arguments, **numbers)
     message = caught.value.message
@@ -34,7 +53,7 @@ def refused(ask, *arguments, **numbers) -> PlanError:
 
 
 @pytest.mark.parametrize(("length", "new"), [(250, 7), (257, 0), (300, 1)])
-def test_a_prompt_with_its_answer_must_fit(ask, length, new):
+def test_a_prompt_with_its_answer_must_fit(ask: Ask, length: int, new: int) -> None:
     error = refused(ask, TokenPrompt((9,) * length), max_tokens=new)
     assert (error.status, error.code) == (400, "context_length_exceeded")
     assert "This model's maximum context length is 256 tokens." in error.message
@@ -42,14 +61,14 @@ def test_a_prompt_with_its_answer_must_fit(ask, length, new):
     assert f"{length} tokens in the prompt and {new}" in error.message
 
 
-def test_the_last_place_of_the_context_may_be_used(ask):
+def test_the_last_place_of_the_context_may_be_used(ask: Ask) -> None:
     assert ask(TokenPrompt((9,) * 250), max_tokens=6, ignore_eos=True)[-1].finish_reason == "length"
     rest = ask(TokenPrompt((9,) * 250), max_tokens=None, ignore_eos=True)
-    assert rest[-1].usage.completion_tokens == 6
+    assert usage(rest).completion_tokens == 6
     assert refused(ask, TokenPrompt((9,) * 256), max_tokens=None).code == "context_length_exceeded"
 
 
-def test_endless_text_is_refused_without_being_tokenised(ask):
+def test_endless_text_is_refused_without_being_tokenised(ask: Ask) -> None:
     error = refused(ask, "fox " * 2_000_000)
     assert error.code == "context_length_exceeded"
     assert "at least" in error.message
@@ -64,11 +83,11 @@ def test_endless_text_is_refused_without_being_tokenised(ask):
         (chat(Part("hi"), role="tool"), "no tools here"),
     ],
 )
-def test_impossible_prompts(ask, prompt, words):
+def test_impossible_prompts(ask: Ask, prompt: Prompt, words: str) -> None:
     assert words in refused(ask, prompt).message
 
 
-def test_chat_needs_a_template(tokenizer, make_model):
+def test_chat_needs_a_template(tokenizer: PreTrainedTokenizerFast, make_model: MakeModel) -> None:
     bare = deepcopy(tokenizer)
     bare.chat_template = None
     encoder = Encoder(bare, Vocabulary(bare, len(bare)), 256)
@@ -76,7 +95,7 @@ def test_chat_needs_a_template(tokenizer, make_model):
         encoder.encode(chat(Part("hi")))
 
 
-def test_tools_reach_the_template(encoder):
+def test_tools_reach_the_template(encoder: Encoder) -> None:
     prompt = ChatPrompt((Message("user", (Part("hi"),)),), tools=({"name": "search"},))
     assert encoder.encode(prompt).text.endswith("<search>[assistant] ")
 
@@ -91,11 +110,13 @@ def test_tools_reach_the_template(encoder):
         ({"max_tokens": -1}, "max_tokens"),
     ],
 )
-def test_impossible_numbers(ask, numbers, words):
+def test_impossible_numbers(ask: Ask, numbers: dict[str, Any], words: str) -> None:
     assert words in refused(ask, "The quick", **numbers).message
 
 
-def test_fill_in_the_middle_uses_the_models_own_tokens(encoder, tokenizer):
+def test_fill_in_the_middle_uses_the_models_own_tokens(
+    encoder: Encoder, tokenizer: PreTrainedTokenizerFast
+) -> None:
     prompt = TextPrompt((Part("The "),), suffix=" fox")
     before = tokenizer.encode("The ", add_special_tokens=False)
     after = tokenizer.encode(" fox", add_special_tokens=False)
@@ -103,45 +124,50 @@ def test_fill_in_the_middle_uses_the_models_own_tokens(encoder, tokenizer):
     assert encoder.encode(prompt).ids == expected
 
 
-def test_fill_in_the_middle_needs_such_tokens(pieces_free, ask):
+def test_fill_in_the_middle_needs_such_tokens(pieces_free: Encoder, ask: Ask) -> None:
     with pytest.raises(PlanError, match="fill-in-the-middle"):
         pieces_free.encode(TextPrompt((Part("The "),), suffix=" fox"))
 
 
 @pytest.fixture
-def pieces_free():
+def pieces_free() -> Encoder:
     backend = Tokenizer(models.BPE({"a": 0, "b": 1}, []))
     backend.decoder = decoders.ByteLevel()
     bare = PreTrainedTokenizerFast(tokenizer_object=backend)
     return Encoder(bare, Vocabulary(bare, 2), 256)
 
 
-def test_segments_are_the_rendered_prompt_cut_at_its_documents(encoder, tokenizer, docs):
+def test_segments_are_the_rendered_prompt_cut_at_its_documents(
+    encoder: Encoder, tokenizer: PreTrainedTokenizerFast, docs: tuple[Part, ...]
+) -> None:
     prompt = ChatPrompt(
         (
             Message("system", (Part("Use these."),)),
             Message("user", (Part("Read: "), *docs, Part("Who is red?"))),
         )
     )
-    segments = encoder.encode(prompt, "set").segments
-    special = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
-    texts = [tokenizer.decode(document, **special) for document in segments.documents]
+    segments = cut(encoder, prompt)
+    texts = [decoded(tokenizer, document) for document in segments.documents]
     assert [texts[segments.order.index(place)] for place in range(4)] == [d.text for d in docs]
-    prefix = tokenizer.decode(segments.prefix, **special)
-    assert prefix == "<|bos|>[system] Use these.<|end|>[user] Read: "
-    assert tokenizer.decode(segments.suffix, **special) == "Who is red?<|end|>[assistant] "
+    assert decoded(tokenizer, segments.prefix) == "<|bos|>[system] Use these.<|end|>[user] Read: "
+    assert decoded(tokenizer, segments.suffix) == "Who is red?<|end|>[assistant] "
 
 
-def test_text_prompts_get_their_opening_token_on_the_prefix_alone(encoder, docs):
-    segments = encoder.encode(TextPrompt((*docs, Part("Who?"))), "set").segments
+def test_text_prompts_get_their_opening_token_on_the_prefix_alone(
+    encoder: Encoder, docs: tuple[Part, ...]
+) -> None:
+    segments = cut(encoder, TextPrompt((*docs, Part("Who?"))))
     assert segments.prefix == (0,)
     assert 0 not in sum(segments.documents, segments.suffix)
 
 
-def test_segments_do_not_depend_on_the_callers_order(encoder, docs):
+def test_segments_do_not_depend_on_the_callers_order(
+    encoder: Encoder, docs: tuple[Part, ...]
+) -> None:
     first = encoder.encode(TextPrompt((*docs, Part("Who?"))), "set")
     second = encoder.encode(TextPrompt((*docs[::-1], Part("Who?"))), "set")
     assert (first.ids, first.text) == (second.ids, second.text)
+    assert first.segments is not None and second.segments is not None
     assert first.segments.order != second.segments.order
 
 
@@ -158,34 +184,38 @@ def test_segments_do_not_depend_on_the_callers_order(encoder, docs):
         (TextPrompt((Part("a", group="x"),), suffix="end"), "suffix"),
     ],
 )
-def test_a_reading_needs_text_with_one_set(ask, prompt, words):
+def test_a_reading_needs_text_with_one_set(ask: Ask, prompt: Prompt, words: str) -> None:
     assert words in refused(ask, prompt, reading=PINE).message
 
 
-def test_echoed_logprobs_need_the_plain_path(ask, docs):
+def test_echoed_logprobs_need_the_plain_path(ask: Ask, docs: tuple[Part, ...]) -> None:
     error = refused(ask, TextPrompt(docs), reading=PINE, echo=True, logprobs=1)
     assert "plain path" in error.message
 
 
-def test_a_reading_needs_a_model_that_offers_attention(make_model, tokenizer):
+def test_a_reading_needs_a_model_that_offers_attention(
+    make_model: MakeModel, tokenizer: PreTrainedTokenizerFast
+) -> None:
     model = make_model()
-    model.config.rope_parameters = {**model.config.rope_parameters, "rope_type": "dynamic"}
+    model.config.rope_parameters = {**(model.config.rope_parameters or {}), "rope_type": "dynamic"}
     engine = HfEngine(model, tokenizer, name="dynamic")
     assert engine.offers == {"text", "logprobs", "grammar"}
     assert "dynamic" in engine.info.refusals["attention"]
     prompt = TextPrompt((Part("a", group="x"),))
 
-    async def run():
+    async def run() -> None:
         try:
             with pytest.raises(PlanError, match="dynamic"):
-                await engine.generate(Job("m", Sampling(), (prompt,), reading=PINE))
+                await engine.generate(Work((prompt,), Sampling(), reading=PINE))
         finally:
             await engine.close()
 
     asyncio.run(run())
 
 
-def test_load_takes_safetensors_and_nothing_else(tmp_path, stock, tokenizer):
+def test_load_takes_safetensors_and_nothing_else(
+    tmp_path: Path, stock: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> None:
     stock.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     engine = HfEngine.load(tmp_path, name="saved", max_model_len=99)
@@ -195,3 +225,8 @@ def test_load_takes_safetensors_and_nothing_else(tmp_path, stock, tokenizer):
     weights.rename(tmp_path / "pytorch_model.bin")
     with pytest.raises(OSError, match="safetensors"):
         HfEngine.load(tmp_path, name="saved")
+
+
+def test_a_cut_that_nobody_makes_yet_is_refused(encoder: Encoder) -> None:
+    with pytest.raises(PlanError, match="cannot be cut into source and target"):
+        encoder.encode(chat(Part("hi")), "source-target")

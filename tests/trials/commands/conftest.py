@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from asking import Command
+from typer.testing import CliRunner, Result
 
 from server.engines import registry
 from server.engines.scripted import Scripted, slot_lover
 from server.settings import Settings
 from trials import cli
-
-Command = Callable[..., Result]
 
 
 @pytest.fixture
@@ -42,7 +39,7 @@ def command(engine: Scripted, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 @pytest.fixture
 def pairs(tmp_path: Path) -> Path:
-    """Return a file of five pairs in LLMBar's layout."""
+    """Return a file of five pairs in LLMBar's format."""
     rows = [
         {"input": f"q{n}", "output_1": f"a{n}", "output_2": f"b{n}", "label": 1 + n % 2}
         for n in range(5)

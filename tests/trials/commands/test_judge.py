@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asking import Command
 
-from server.engines.scripted import Scripted
+from server.engines.scripted import Answer, Scripted
 from server.errors import EngineError
+from server.job import Sampling
 from trials import trial
 
 
@@ -18,7 +20,7 @@ def records(path: Path) -> list[dict[str, Any]]:
 
 
 def test_a_data_set_is_judged_recorded_and_reported(
-    command: Any, pairs: Path, engine: Scripted
+    command: Command, pairs: Path, engine: Scripted
 ) -> None:
     done = command(
         "judge", str(pairs), "--method", "swap", "--out", "v.jsonl", "--report", "r.json"
@@ -38,7 +40,7 @@ def test_a_data_set_is_judged_recorded_and_reported(
 
 
 def test_the_same_command_asks_only_for_what_is_missing(
-    command: Any, pairs: Path, engine: Scripted
+    command: Command, pairs: Path, engine: Scripted
 ) -> None:
     options = ("--method", "none", "--out", "v.jsonl")
     command("judge", str(pairs), *options, "--limit", "2")
@@ -50,10 +52,12 @@ def test_the_same_command_asks_only_for_what_is_missing(
     assert Path("v.jsonl").read_bytes().startswith(before)
     found = sorted(record["id"] for record in records(Path("v.jsonl")))
     assert found == ["0", "1", "2", "3", "4"]
-    assert len(engine.jobs) == 5
+    assert len(engine.works) == 5
 
 
-def test_without_out_the_record_goes_to_standard_output_alone(command: Any, pairs: Path) -> None:
+def test_without_out_the_record_goes_to_standard_output_alone(
+    command: Command, pairs: Path
+) -> None:
     done = command("judge", str(pairs), "--stages", '[{"stage": "swap"}]', "--limit", "1")
     assert done.exit_code == 0, done.output
     [line] = done.stdout.splitlines()
@@ -61,12 +65,12 @@ def test_without_out_the_record_goes_to_standard_output_alone(command: Any, pair
     assert "consistency, PC" in done.stderr
 
 
-def test_options_reach_every_request(command: Any, pairs: Path, engine: Scripted) -> None:
+def test_options_reach_every_request(command: Command, pairs: Path, engine: Scripted) -> None:
     template = "{question}\n{criteria}\n{candidates}Say one letter."
     options = ("--template", template, "--criteria", "kindness", "--seed", "7", "--method", "none")
     assert command("judge", str(pairs), *options, "--out", "v.jsonl").exit_code == 0
-    assert {job.sampling.seed for job in engine.jobs} == {7}
-    assert "kindness" in str(engine.jobs[0].prompts)
+    assert {work.sampling.seed for work in engine.works} == {7}
+    assert "kindness" in str(engine.works[0].prompts)
     run = records(Path("v.jsonl"))[0]["run"]
     assert (run["criteria"], run["template"], run["seed"]) == ("kindness", template, 7)
 
@@ -91,7 +95,7 @@ def test_options_reach_every_request(command: Any, pairs: Path, engine: Scripted
     ],
 )
 def test_a_mistake_is_one_sentence_and_nothing_is_lost(
-    command: Any, pairs: Path, arguments: list[str], said: str
+    command: Command, pairs: Path, arguments: list[str], said: str
 ) -> None:
     before = pairs.read_bytes()
     done = command("judge", *arguments)
@@ -102,7 +106,7 @@ def test_a_mistake_is_one_sentence_and_nothing_is_lost(
     assert pairs.read_bytes() == before
 
 
-def test_other_settings_are_not_mixed_into_a_record(command: Any, pairs: Path) -> None:
+def test_other_settings_are_not_mixed_into_a_record(command: Command, pairs: Path) -> None:
     assert command("judge", str(pairs), "--method", "none", "--out", "v.jsonl").exit_code == 0
     before = Path("v.jsonl").read_bytes()
     done = command("judge", str(pairs), "--method", "swap", "--out", "v.jsonl")
@@ -112,11 +116,11 @@ def test_other_settings_are_not_mixed_into_a_record(command: Any, pairs: Path) -
 
 
 def test_an_engine_that_fails_leaves_what_was_judged(
-    command: Any, pairs: Path, engine: Scripted, monkeypatch: pytest.MonkeyPatch
+    command: Command, pairs: Path, engine: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer = engine._script
 
-    def script(prompt: str, sampling: Any) -> Any:
+    def script(prompt: str, sampling: Sampling) -> Answer:
         if "q3" in prompt:
             raise EngineError("engine must run, got a fault; try again")
         return answer(prompt, sampling)
@@ -134,7 +138,7 @@ def test_an_engine_that_fails_leaves_what_was_judged(
 
 
 def test_ctrl_c_says_how_to_go_on(
-    command: Any, pairs: Path, monkeypatch: pytest.MonkeyPatch
+    command: Command, pairs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*anything: Any) -> None:
         raise KeyboardInterrupt

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
+from asking import Command
 
-from server.engines.scripted import Scripted
+from server.engines.scripted import Answer, Scripted
 from server.errors import EngineError
+from server.job import Sampling
 
 
-def test_methods_are_measured_side_by_side(command: Any, pairs: Path, engine: Scripted) -> None:
+def test_methods_are_measured_side_by_side(command: Command, pairs: Path, engine: Scripted) -> None:
     files = ("--html", "r.html", "--json", "r.json")
     done = command("judge-bias", str(pairs), "--methods", "none,swap,pine", *files)
     assert done.exit_code == 0, done.output
@@ -30,26 +31,28 @@ def test_methods_are_measured_side_by_side(command: Any, pairs: Path, engine: Sc
     assert pine["reason"].startswith("item '0': stage 'pine'") and pine["card"] is None
     assert (found["data"], found["items"], found["model"]) == (str(pairs), 5, "scripted")
     assert "it is a script" in Path("r.html").read_text()
-    assert len(engine.jobs) == 5 * 2 + 5 * 2
+    assert len(engine.works) == 5 * 2 + 5 * 2
 
 
-def test_a_folder_of_records_is_continued(command: Any, pairs: Path, engine: Scripted) -> None:
+def test_a_folder_of_records_is_continued(command: Command, pairs: Path, engine: Scripted) -> None:
     options = ("--methods", "none,swap", "--out", "records")
     assert command("judge-bias", str(pairs), *options, "--limit", "2").exit_code == 0
     engine.alive = True
     done = command("judge-bias", str(pairs), *options)
     assert done.exit_code == 0, done.output
-    assert len(engine.jobs) == 5 * 2 + 5 * 2
+    assert len(engine.works) == 5 * 2 + 5 * 2
     for name in ("none", "swap"):
         lines = Path("records", f"{name}.jsonl").read_text().splitlines()
         assert sorted(json.loads(line)["id"] for line in lines) == ["0", "1", "2", "3", "4"]
 
 
-def test_an_engine_that_only_fails_is_a_reason(command: Any, pairs: Path, engine: Scripted) -> None:
+def test_an_engine_that_only_fails_is_a_reason(
+    command: Command, pairs: Path, engine: Scripted
+) -> None:
     answer = engine._script
 
-    def script(prompt: str, sampling: Any) -> Any:
-        if len(engine.jobs) > 10:
+    def script(prompt: str, sampling: Sampling) -> Answer:
+        if len(engine.works) > 10:
             raise EngineError("engine must run, got a fault; try again")
         return answer(prompt, sampling)
 
@@ -62,7 +65,7 @@ def test_an_engine_that_only_fails_is_a_reason(command: Any, pairs: Path, engine
     assert swap["reason"].startswith("engine must run")
 
 
-def test_a_record_of_other_settings_is_refused(command: Any, pairs: Path) -> None:
+def test_a_record_of_other_settings_is_refused(command: Command, pairs: Path) -> None:
     options = ("--methods", "none", "--out", "records")
     assert command("judge-bias", str(pairs), *options).exit_code == 0
     done = command("judge-bias", str(pairs), *options, "--seed", "1")
@@ -80,7 +83,7 @@ def test_a_record_of_other_settings_is_refused(command: Any, pairs: Path) -> Non
     ],
 )
 def test_a_mistake_is_one_sentence(
-    command: Any, pairs: Path, arguments: list[str], said: str
+    command: Command, pairs: Path, arguments: list[str], said: str
 ) -> None:
     done = command("judge-bias", str(pairs), *arguments)
     assert done.exit_code == 1

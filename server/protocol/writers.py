@@ -1,4 +1,4 @@
-"""The two shapes of choices: legacy completions and chat."""
+"""How choices are written: in the legacy shape of completions, and in that of chat."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from server.protocol import logprobs
 from server.protocol.logprobs import Offsets
 
 
-class CompletionForm:
-    """Choices of `/v1/completions`; with `echo` a choice begins with its prompt.
+class CompletionWriter:
+    """Writes choices of `/v1/completions`; with `echo` a choice begins with its prompt.
 
     scored  whether log-probabilities were asked for
     as_ids  whether tokens are called `token_id:5`
@@ -50,8 +50,8 @@ class CompletionForm:
         return logprobs.legacy((*chunk.prompt_tokens, *chunk.tokens), offsets, self._as_ids)
 
 
-class ChatForm:
-    """Choices of `/v1/chat/completions`.
+class ChatWriter:
+    """Writes choices of `/v1/chat/completions`.
 
     scored  whether log-probabilities were asked for
     as_ids  whether tokens are called `token_id:5`

@@ -1,4 +1,4 @@
-"""A layout: how the records of one published data set become items."""
+"""A schema: how the records of one published data set become items."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from trials.datasets.rows import Row
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class Schema:
     """One way to write pairs down.
 
-    fields  a file whose first record has all of these is of this layout
+    fields  a file whose first record has all of these is of this schema
     items   makes items of a file's rows and a seed (PlanError for the first broken row)
     """
 
@@ -23,18 +23,18 @@ class Layout:
     items: Callable[[Sequence[Row], int], list[Item]]
 
     def fits(self, fields: Mapping[str, Any]) -> bool:
-        """Say whether a record is of this layout."""
+        """Say whether a record is of this schema."""
         return self.fields <= fields.keys()
 
 
 def rowwise(make: Callable[[Row, int, int], Item]) -> Callable[[Sequence[Row], int], list[Item]]:
-    """Return a layout's `items` where every row is one item.
+    """Return a schema's `items` where every row is one item.
 
-    make  called with the row, its place in the file counted from 0, and the seed
+    make  called with the row, its index in the file counted from 0, and the seed
     """
 
     def items(rows: Sequence[Row], seed: int) -> list[Item]:
-        return [make(row, place, seed) for place, row in enumerate(rows)]
+        return [make(row, index, seed) for index, row in enumerate(rows)]
 
     return items
 
