@@ -14,7 +14,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -26,7 +25,9 @@ pytest.importorskip("triton")
 from kvedit import state
 from kvedit.executors import Executor, choice, gpu
 from kvedit.executors import torch as specification
-from kvedit.executors.choice import Shape, difference
+from kvedit.executors.cases import CASES as MEASURED
+from kvedit.executors.cases import Shape
+from kvedit.executors.choice import choose, difference
 from kvedit.executors.gpu import launch, records, sights, tiling
 from kvedit.executors.gpu.executor import GpuExecutor
 from kvedit.executors.gpu.records import Placed, Records
@@ -272,9 +273,15 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the names of the kernels that are launched from here on."""
     names, original = list[str](), launch.run
 
-    def noted(kernel: Any, *rest: Any) -> None:
+    def noted(
+        kernel: launch.Kernel,
+        grid: tuple[int, ...],
+        tile: Tile,
+        query: Tensor,
+        *arguments: object,
+    ) -> None:
         names.append(kernel.__name__)
-        original(kernel, *rest)
+        original(kernel, grid, tile, query, *arguments)
 
     monkeypatch.setattr(launch, "run", noted)
     return names
@@ -348,8 +355,8 @@ def test_measures_right_beside_the_specification(
 ) -> None:
     """What a GPU is measured by at load; what takes long in the interpreter is done once."""
     slow = {"long spans", "short spans"} if softcap is None or turning == 0 else set[str]()
-    cases = {name: case for name, case in choice._CASES.items() if name not in slow}
-    monkeypatch.setattr(choice, "_CASES", cases)
+    cases = {name: case for name, case in MEASURED.items() if name not in slow}
+    monkeypatch.setattr(choice, "CASES", cases)
     layer = Case(0, (1,), 0, turning=turning, layout=layout, softcap=softcap).layer
     shape = Shape(layer, HEADS, KV_HEADS, 16, torch.float32, DEVICE)
     assert difference(GpuExecutor(), shape) is None
@@ -588,6 +595,9 @@ def test_what_the_kernels_cannot_read_is_refused_in_a_sentence(
         executor.read(layer, torch.zeros(1, 1, 1, 16, dtype=torch.float64), [])
     with pytest.raises(ValueError, match="heads of 256 dimensions at most, got 264"):
         executor.read(layer, torch.zeros(1, 1, 1, 264), [])
+    wide = Shape(layer, 1, 1, 264, torch.float32, torch.device("cuda"))
+    sentence = "its kernels are for heads of 256 dimensions at most, got 264"
+    assert choose([wide]).refusals == {"gpu": sentence}
     monkeypatch.setattr(launch, "interpreted", lambda: False)
     with pytest.raises(ValueError, match="must be given tensors on a GPU, got cpu"):
         executor.read(layer, torch.zeros(1, 1, 1, 16), [])
