@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import cast
 
 import pytest
 import torch
@@ -134,11 +135,9 @@ def test_the_shelf_counts_all_that_it_holds(door: Door) -> None:
     assert least <= shelf.used <= 1.5 * least + 4 * block // 3
     pieces = shelf._kept.values()
     assert shelf.used == sum(each.size for each in pieces)
-    assert shelf.used == sum(
-        sum(tensor.nbytes for tensor in buffers(piece))
-        for each in pieces
-        for piece in each.piece.values()
-    )
+    held = [cast("dict[int, Piece]", each.piece) for each in pieces]
+    tensors = (tensor for each in held for piece in each.values() for tensor in buffers(piece))
+    assert shelf.used == sum(tensor.nbytes for tensor in tensors)
 
 
 def buffers(piece: Piece) -> Iterator[torch.Tensor]:
