@@ -58,7 +58,8 @@ class Ranked:
     """Spans that appear in the order of their weight: the heaviest ends at `end`, and so on.
 
     spans  whole, wherever they are: all their tokens are seen
-    end    position after the nearest span's last token
+    end    position after the nearest span's last token: at most that of the first row, and at least
+           the tokens of all spans, so that none begins before position 0
     own    the span that the rows are part of: it is nearest and seen causally, and the others are
            ranked once, by what all its rows give them; None = each row ranks all for itself
     told   is given every weight by which rows rank, [batch, heads, query, spans], or None

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracles import rotation
 
-from kvedit.rotary import Layout, RotaryGeometry, turn
+from kvedit.rotary import TABLE_REACH, Layout, RotaryGeometry, turn, turn_as_trained
 
 LAYOUTS: tuple[Layout, ...] = ("half", "interleaved")
 positions = st.integers(-2000, 2000)
@@ -66,3 +66,63 @@ def test_positions_broadcast_over_heads_and_spans() -> None:
 def test_a_layer_without_positions_is_left_alone() -> None:
     x = vectors(7)
     assert turn(None, x, torch.tensor(5)) is x
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("place", [TABLE_REACH, 10**6, 1 << 24, -(1 << 24)])
+def test_angles_are_exact_beyond_the_table(layout: Layout, place: int) -> None:
+    turning = geometry(layout)
+    angles = torch.tensor(place).double() * turning.inv_freq.double()
+    cos, sin = turning.phases(torch.tensor(place))
+    pairs = torch.arange(8) // 2 if layout == "interleaved" else torch.arange(8) % 4
+    torch.testing.assert_close(cos.double(), angles.cos()[pairs], atol=1e-6, rtol=0)
+    torch.testing.assert_close(sin.abs().double(), angles.sin().abs()[pairs], atol=1e-6, rtol=0)
+
+
+def test_before_the_table_ends_angles_are_the_models_own() -> None:
+    turning, places = geometry("half"), torch.tensor([0, 1, 511, TABLE_REACH - 1])
+    angles = places[:, None].float() * turning.inv_freq
+    cos, _ = turning.phases(places)
+    assert torch.equal(cos, torch.cat((angles.cos(), angles.cos()), -1))
+    x = vectors(8, 4)
+    assert torch.equal(turn_as_trained(turning, x, places), turning.turn(x, places))
+    far = torch.full((4,), 10**6)
+    assert not torch.equal(turn_as_trained(turning, x, far), turning.turn(x, far))
+    assert turn_as_trained(None, x, far) is x
+
+
+places = st.lists(
+    st.lists(st.integers(0, 40_000) | st.integers(-50, 50), min_size=1, max_size=4),
+    min_size=1,
+    max_size=4,
+)
+
+
+@given(asked=places, layout=st.sampled_from(LAYOUTS))
+def test_rows_of_a_table_are_the_phases_of_any_places(
+    asked: list[list[int]], layout: Layout
+) -> None:
+    turning = geometry(layout)
+    for _ in range(2):  # all layers of a step ask for the same
+        table, rows = turning.rows_of(asked, 100)
+        for own, numbers in zip(asked, rows, strict=True):
+            expected = torch.cat(turning.phases(torch.tensor(own)), -1)
+            assert torch.equal(table[list(numbers)], expected)
+
+
+@given(first=st.integers(-20, 20_000), count=st.integers(0, 9), layout=st.sampled_from(LAYOUTS))
+def test_a_run_of_places_has_their_phases(first: int, count: int, layout: Layout) -> None:
+    turning = geometry(layout)
+    expected = turning.phases(torch.arange(first, first + count))
+    for found, each in zip(turning.between(first, first + count), expected, strict=True):
+        assert torch.equal(found, each)
+
+
+@given(asked=st.lists(st.integers(0, 20_000), min_size=1, max_size=6))
+def test_looked_up_phases_are_the_same(asked: list[int]) -> None:
+    turning, where = geometry("half"), torch.tensor(asked)
+    expected = turning.phases(where)
+    for found, each in zip(turning.looked_up(where, max(asked) + 1), expected, strict=True):
+        assert torch.equal(found, each)
+    rows, table = turning.rows_at(where, max(asked) + 1)
+    assert torch.equal(table[rows], torch.cat(expected, -1))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import cast
 
 import pytest
 import torch
@@ -123,21 +122,16 @@ def test_the_same_documents_behind_another_prefix_are_another_block(door: Door) 
 
 
 def test_the_shelf_counts_all_that_it_holds(door: Door) -> None:
-    """Keys twice, raw and turned, for the documents; all in their buffers' full size."""
+    """Keys of the documents twice, raw and turned; and buffers in their full size."""
     shelf, segments = Shelf(1 << 30), prompt(QUESTIONS[0])
     answer(door, segments, shelf)
-    config = door.model.config
-    per_token = config.num_key_value_heads * 16 * 4
-    documents = sum(map(len, DOCUMENTS))
-    prefix, block = 2 * len(PREFIX) * per_token, 3 * documents * per_token
-    # the prefix alone, and the block with the prefix before it
-    least = config.num_hidden_layers * (2 * prefix + block)
-    assert least <= shelf.used <= 1.5 * least + 4 * block // 3
-    pieces = shelf._kept.values()
-    assert shelf.used == sum(each.size for each in pieces)
-    held = [cast("dict[int, Piece]", each.piece) for each in pieces]
-    tensors = (tensor for each in held for piece in each.values() for tensor in buffers(piece))
-    assert shelf.used == sum(tensor.nbytes for tensor in tensors)
+    held = 0
+    for kept in shelf._kept.values():
+        assert isinstance(kept.piece, dict)
+        held += sum(sum(tensor.nbytes for tensor in buffers(each)) for each in kept.piece.values())
+    assert shelf.used == held
+    raw = door.model.config.num_key_value_heads * 16 * 4 * sum(map(len, DOCUMENTS))
+    assert held > door.model.config.num_hidden_layers * 3 * raw
 
 
 def buffers(piece: Piece) -> Iterator[torch.Tensor]:
@@ -146,9 +140,3 @@ def buffers(piece: Piece) -> Iterator[torch.Tensor]:
     yield from (piece.prefix._keys, piece.prefix._values)
     if piece.documents is not None:
         yield from (piece.documents.raw, piece.documents.framed, piece.documents.values)
-
-
-def test_a_prompt_cannot_be_cut_inside_the_documents(door: Door) -> None:
-    segments = prompt(QUESTIONS[0])
-    with torch.inference_mode(), pytest.raises(ValueError, match="may be cut"):
-        door.forward(torch.tensor([segments.ids[:100]]), PineReading(segments))
