@@ -27,8 +27,4 @@ def test_the_budget_is_never_exceeded(puts: list[tuple[int, int]]) -> None:
         shelf.put(key, size, size)
         assert shelf.used <= 10
     held = [shelf.take(key) for key in range(6)]
-<<<<<<< HEAD
-    assert shelf.used == sum(piece[1] for piece in held if isinstance(piece, tuple))
-=======
     assert shelf.used == sum(size for size in held if isinstance(size, int))
->>>>>>> laws

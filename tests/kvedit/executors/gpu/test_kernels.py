@@ -27,11 +27,7 @@ from kvedit.executors import Executor, choice, gpu
 from kvedit.executors import torch as specification
 from kvedit.executors.cases import CASES as MEASURED
 from kvedit.executors.cases import Shape
-<<<<<<< HEAD
 from kvedit.executors.choice import choose, difference
-=======
-from kvedit.executors.choice import difference
->>>>>>> laws
 from kvedit.executors.gpu import launch, records, sights, tiling
 from kvedit.executors.gpu.executor import GpuExecutor
 from kvedit.executors.gpu.records import Placed, Records
@@ -205,15 +201,9 @@ def test_half_precision_rounds_once_what_a_tensor_core_multiplies(
     qkv = case.tensors(dtype)
     query, expected = qkv[0][:, :, case.prefix :], case.expected(qkv)
     exact = error(TorchExecutor().read(case.layer, query, case.rows(qkv)), expected)
-<<<<<<< HEAD
     turned, weighed = turn, state.weigh
     monkeypatch.setattr(specification, "turn", lambda *a: turned(*a).to(dtype).float())
     monkeypatch.setattr(state, "weigh", lambda w, v: weighed(w.to(dtype).float(), v))
-=======
-    weigh = state.weigh
-    monkeypatch.setattr(specification, "turn", lambda *a: turn(*a).to(dtype).float())
-    monkeypatch.setattr(state, "weigh", lambda w, v: weigh(w.to(dtype).float(), v))
->>>>>>> laws
     rounded = error(TorchExecutor().read(case.layer, query, case.rows(qkv)), expected)
     assert exact < rounded
     assert error(run(case, qkv), expected) <= 1.1 * rounded
@@ -283,7 +273,6 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the names of the kernels that are launched from here on."""
     names, original = list[str](), launch.run
 
-<<<<<<< HEAD
     def noted(
         kernel: launch.Kernel,
         grid: tuple[int, ...],
@@ -291,9 +280,6 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         query: Tensor,
         *arguments: object,
     ) -> None:
-=======
-    def noted(kernel: Any, *rest: Any) -> None:  # noqa: ANN401  what Triton makes has no type
->>>>>>> laws
         names.append(kernel.__name__)
         original(kernel, grid, tile, query, *arguments)
 
@@ -574,19 +560,11 @@ def test_vectors_are_loaded_whole_only_from_addresses_that_they_divide() -> None
 def test_the_cut_of_a_set_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
     case, made, original = Case(0, (3, 4), 2), list[Pages](), Tiling.of
 
-<<<<<<< HEAD
     def noted(pages: Pages) -> Tiling:
         made.append(pages)
         return original(pages)
 
     monkeypatch.setattr(Tiling, "of", noted)
-=======
-    def watched(pages: Pages) -> Tiling:
-        made.append(pages)
-        return original(pages)
-
-    monkeypatch.setattr(Tiling, "of", watched)
->>>>>>> laws
     qkv, executor = case.tensors(), GpuExecutor()
     rows, query = case.rows(qkv), qkv[0]
     for _ in range(3):
