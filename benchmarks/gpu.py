@@ -79,9 +79,11 @@ def one_layer(runs: int, device: torch.device) -> list[Row]:
 
     def plain() -> torch.Tensor:
         phases = geometry.phases(positions)
-        turned = (geometry.rotate(x, phases) for x in inputs[:2])
+        turned, keys = (geometry.rotate(x, phases) for x in inputs[:2])
         with flash():
-            return scaled_dot_product_attention(*turned, inputs[2], is_causal=True, enable_gqa=True)
+            return scaled_dot_product_attention(
+                turned, keys, inputs[2], is_causal=True, enable_gqa=True
+            )
 
     from kvedit.executors.gpu.executor import GpuExecutor  # needs triton
 
@@ -109,13 +111,14 @@ def model(device: torch.device) -> LlamaForCausalLM:
         num_attention_heads=HEADS,
         num_key_value_heads=KV_HEADS,
         max_position_embeddings=32768,
-        rope_theta=THETA,
+        rope_parameters={"rope_type": "default", "rope_theta": THETA},
         tie_word_embeddings=False,
     )
     torch.manual_seed(0)
     with device:
         made: LlamaForCausalLM = LlamaForCausalLM._from_config(config, dtype=DTYPE)
-    return made.eval()
+    made.eval()
+    return made
 
 
 class Sides:
@@ -129,18 +132,22 @@ class Sides:
         self.forget()
 
     def plain_prefill(self) -> float:
+        """Read the prompt as plain text."""
         self._cache = DynamicCache(config=self._door.model.config)
         return finished(lambda: self._plain(self._ids))
 
     def plain_decode(self) -> float:
-        return finished(lambda: [self._plain(self._token) for _ in range(DECODE)]) / DECODE
+        """Read tokens behind it, one by one: seconds per token."""
+        return finished(lambda: _often(lambda: self._plain(self._token))) / DECODE
 
     def pine_prefill(self) -> float:
+        """Read the prompt with its documents as a set."""
         self._reading = PineReading(self._segments)
         return finished(lambda: self._pine(self._ids))
 
     def pine_decode(self) -> float:
-        return finished(lambda: [self._pine(self._token) for _ in range(DECODE)]) / DECODE
+        """Read tokens behind it, one by one: seconds per token."""
+        return finished(lambda: _often(lambda: self._pine(self._token))) / DECODE
 
     def forget(self) -> None:
         """Drop both caches."""
@@ -155,6 +162,11 @@ class Sides:
 
     def _pine(self, ids: torch.Tensor) -> None:
         self._door.forward(ids, self._reading)
+
+
+def _often(step: Callable[[], None]) -> None:
+    for _ in range(DECODE):
+        step()
 
 
 def whole_model(runs: int, device: torch.device) -> list[Row]:

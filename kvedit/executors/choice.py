@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kvedit.executors import Executor, cpu
+from kvedit.executors import Executor, cpu, gpu
 from kvedit.executors.cases import CASES, Shape, masses, outputs
 from kvedit.executors.torch import TorchExecutor
 
@@ -77,6 +77,8 @@ def _refusal(make: Callable[[], Executor], shapes: Sequence[Shape]) -> str | Non
 
 def _unable(shape: Shape) -> str | None:
     """Return why a layer's device has nothing but the specification for it, or None."""
+    if shape.device.type == "cuda":
+        return gpu.refusal(shape.dtype, shape.dim)
     return cpu.refusal(shape.dtype) if shape.device.type == "cpu" else None
 
 

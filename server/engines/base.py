@@ -52,8 +52,9 @@ class Session(Protocol):
     async def feed(self, prompt: Prompt) -> int:
         """Add a prompt, or what follows it, at the end; return how many tokens that was.
 
-        raises  PlanError  if it does not fit, or cannot be cut as the reading asks; then nothing
-                           was added
+        raises  PlanError    if it does not fit, or cannot be cut as the reading asks; then nothing
+                             was added
+                EngineError  as `generate`
         """
         ...
 
@@ -96,7 +97,11 @@ class Engine(Protocol):
         ...
 
     async def check(self, work: Work) -> None:
-        """Raise PlanError for everything that can be refused before work takes a place."""
+        """Refuse everything that can be refused before work takes a place.
+
+        raises  PlanError    in one sentence
+                EngineError  if the engine has stopped
+        """
         ...
 
     async def generate(self, work: Work) -> AsyncIterator[Chunk]:

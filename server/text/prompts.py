@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -59,14 +59,12 @@ class Encoder:
         self._limit = limit
         self._control = ControlTokens(tokenizer)
         self._known: dict[str, Counter[str]] = {}
-        self._checked: OrderedDict[tuple[int, Cut], tuple[Prompt, Encoded]] = OrderedDict()
+        self._checked: deque[tuple[Prompt, Cut, Encoded]] = deque(maxlen=CHECKED)
 
     def check(self, prompt: Prompt, cut: Cut = "whole") -> Encoded:
-        """Return the prompt's ids as `encode`, which will soon be asked for the same prompt."""
+        """Return the prompt's ids as `encode`, which will soon be asked for an equal prompt."""
         encoded = self.encode(prompt, cut)
-        self._checked[id(prompt), cut] = prompt, encoded  # held, so that its id stays its own
-        if len(self._checked) > CHECKED:
-            self._checked.popitem(last=False)
+        self._checked.append((prompt, cut, encoded))
         return encoded
 
     def encode(self, prompt: Prompt, cut: Cut = "whole") -> Encoded:
@@ -75,11 +73,17 @@ class Encoder:
         cut     into what, as the reading that will read it says
         raises  PlanError  if the prompt has no ids, or cannot be cut so
         """
-        checked = self._checked.pop((id(prompt), cut), None)
-        return self._encode(prompt, cut) if checked is None else checked[1]
+        for checked in self._checked:
+            if checked[:2] == (prompt, cut):
+                self._checked.remove(checked)
+                return checked[2]
+        return self._encode(prompt, self._cut(cut))
 
-    def _encode(self, prompt: Prompt, cut: Cut) -> Encoded:
-        encode = self._cut(cut)
+    def more(self, prompt: Prompt) -> Encoded:
+        """Return the ids of what follows a prompt: without the tokens that open one (PlanError)."""
+        return self._encode(prompt, self._following)
+
+    def _encode(self, prompt: Prompt, encode: Callable[[Prompt, Tokenise], Encoded]) -> Encoded:
         encoded = encode(prompt, self._tokenise)
         if not encoded.ids:
             raise PlanError("prompt must have at least one token, got none; send some text")
@@ -135,6 +139,12 @@ class Encoder:
         texts = [text, prompt.suffix]
         ids = dict(zip(texts, tokenise(texts), strict=True))
         return Encoded(middle(self._tokenizer, ids.__getitem__, *texts), text)
+
+    def _following(self, prompt: Prompt, tokenise: Tokenise) -> Encoded:
+        if isinstance(prompt, TextPrompt) and prompt.suffix is None:
+            text = self._text(prompt)
+            return Encoded(tokenise([text])[0], text)
+        return self._whole(prompt, tokenise)
 
     def _segments(self, prompt: Prompt, tokenise: Tokenise) -> Encoded:
         """Cut the rendered prompt at its set of documents, and tokenise each piece on its own."""

@@ -20,6 +20,7 @@ from kvedit.executors.cpu import groups, loops
 from kvedit.executors.cpu.groups import ROWS, Group
 from kvedit.executors.cpu.pieces import Cut
 from kvedit.executors.runs import ranked
+from kvedit.pages import Pages
 from kvedit.ranking import nearest_first, starts
 from kvedit.reading import Layer
 from kvedit.rotary import turn
@@ -40,19 +41,19 @@ def read(layer: Layer, cut: Cut, query: Tensor, rows: Rows) -> Tensor:
     output, asked = torch.empty_like(query), ranked(rows)
     before = [sight for sight in rows.sights if isinstance(sight, Sight) and sight.span.held]
     wide = query.to(torch.float32) * layer.scaling
-    turned = turn(layer.geometry, wide, cut.nearest_to(asked.end), asked.end)
+    turned = turn(layer.geometry, wide, asked.end + cut.ahead, asked.end)
     for row in range(query.shape[0]):
         blocks = _Blocks.of(layer, cut, asked, before, row, query.shape[1])
-        for group in _groups(cut, blocks.values.numel() * blocks.group):
+        for group in _groups(blocks.pages, cut, blocks.values.numel() * blocks.group):
             asking = (group.gather(each[row]) for each in (wide, turned))
             output[row, :, group.tokens] = group.scatter(blocks.read(group, *asking))
     return output
 
 
-def _groups(cut: Cut, per_span: int) -> list[Group]:
+def _groups(pages: Pages, cut: Cut, per_span: int) -> list[Group]:
     key = (per_span, groups.BUDGET)
     if key not in cut.groups:
-        cut.groups[key] = groups.groups(cut.pages.sizes, *key)
+        cut.groups[key] = groups.groups(pages.sizes, *key)
     return cut.groups[key]
 
 
@@ -87,7 +88,7 @@ class _Order:
     trims: bool
 
     @classmethod
-    def of(cls, cut: Cut, before: int, group: Group) -> _Order:
+    def of(cls, pages: Pages, cut: Cut, before: int, group: Group) -> _Order:
         """Leave spans where they are, or put a long one that asks alone behind the others.
 
         before  tokens that stand before them
@@ -97,11 +98,11 @@ class _Order:
         if trims:
             targets = targets.clone()
             targets[asking.stop :] -= sizes[asking.start]
-            targets[asking.start] = before + cut.pages.slots - sizes[asking.start]
+            targets[asking.start] = before + pages.slots - sizes[asking.start]
         ends = targets + sizes
         own = torch.stack((targets, ends), 1)[asking.start : asking.stop]
         gaps = torch.empty(0, 2, dtype=torch.int64)
-        if cut.pages.filled is not None:
+        if pages.filled is not None:
             gaps = torch.stack((targets + cut.lengths, ends), 1)
         return cls(targets, own.contiguous(), gaps, trims)
 
@@ -120,6 +121,7 @@ class _Blocks:
     """
 
     layer: Layer
+    pages: Pages
     cut: Cut
     end: int
     group: int
@@ -150,6 +152,7 @@ class _Blocks:
         none = framed[:, :0]
         return cls(
             layer,
+            spans.pages,
             cut,
             asked.end,
             heads // len(raw),
@@ -169,7 +172,7 @@ class _Blocks:
         returns  [heads, asking, longest, dim]
         """
         appears = self._appearance(group, query)
-        order = _Order.of(self.cut, self.before.shape[1], group)
+        order = _Order.of(self.pages, self.cut, self.before.shape[1], group)
         output, (_, asking, longest, dim) = torch.empty_like(query), query.shape
         slots = self.values.shape[1]
         per_head = self.group * asking * slots
@@ -257,7 +260,7 @@ class _Blocks:
 
     def _own_last(self, values: Tensor, span: int) -> Tensor:
         """Move the values of a span behind all others."""
-        own, before = self.cut.pages.bounds[span], self.before.shape[1]
+        own, before = self.pages.bounds[span], self.before.shape[1]
         begin, end = before + own.start, before + own.stop
         if end == values.shape[1]:
             return values
@@ -269,7 +272,7 @@ class _Blocks:
         query    [heads, asking, longest, dim]   not rotated
         returns  [heads, asking, spans] int64; the asking span itself is nearest
         """
-        pages, (_, asking, longest, _) = self.cut.pages, query.shape
+        pages, (_, asking, longest, _) = self.pages, query.shape
         weight = torch.zeros((*query.shape[:2], len(pages.lengths)))
         if len(pages.lengths) > 2:  # with two there is one other, and nothing to sort
             per_head = self.group * asking * pages.slots

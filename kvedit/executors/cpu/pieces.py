@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor
@@ -23,39 +22,26 @@ class Cut:
 
     begins   [spans + 1] first slot of each span, and one beyond the last
     lengths  [spans] tokens
+    ahead    [tokens] how far each token is from where its span ends, a negative number
     pieces   [pieces, 3] span, first slot, and slots: spans of 300 and 10 tokens at slots 0 and 300
              are 0 0 256, 0 256 44, 1 300 10
     """
 
-    holder: ReferenceType[Pages]  # weak: the executor forgets a cut with its pages
     begins: Tensor
     lengths: Tensor
+    ahead: Tensor
     pieces: Tensor
-    nearest: dict[int, Tensor] = field(default_factory=dict, repr=False)
     groups: dict[object, list[Group]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, pages: Pages) -> Cut:
-        """Cut spans that lie in pages."""
+        """Cut spans that lie in pages, which are not held: an executor forgets a cut with them."""
         begins = [slots.start for slots in pages.bounds]
         rows = [
             (span, begin + at, min(PIECE, length - at))
             for span, (begin, length) in enumerate(zip(begins, pages.sizes, strict=True))
             for at in range(0, length, PIECE)
         ]
-        ends = torch.tensor([*begins, pages.slots])
-        return cls(ref(pages), ends, torch.tensor(pages.sizes), torch.tensor(rows))
-
-    @property
-    def pages(self) -> Pages:
-        """Return the pages that are cut; whoever reads holds them."""
-        pages = self.holder()
-        assert pages is not None, "a set that is read holds its pages"
-        return pages
-
-    def nearest_to(self, end: int) -> Tensor:
-        """Return the position of each token of the spans when its span ends at `end`: [tokens]."""
-        if end not in self.nearest:
-            inside = self.pages.place[self.pages.slot_of]
-            self.nearest[end] = end - self.lengths.repeat_interleave(self.lengths) + inside
-        return self.nearest[end]
+        ends, lengths = torch.tensor([*begins, pages.slots]), torch.tensor(pages.sizes)
+        ahead = pages.place[pages.slot_of] - lengths.repeat_interleave(lengths)
+        return cls(ends, lengths, ahead, torch.tensor(rows))

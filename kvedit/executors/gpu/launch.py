@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import e, log2
-from typing import Any
+from typing import Protocol
 
 import torch
 import triton  # type: ignore[import-not-found,import-untyped,unused-ignore]
@@ -16,9 +17,21 @@ LOG2_E = log2(e)
 PROGRAMS = 512  # of a launch: work is split up to about this number, so that few rows fill a GPU
 
 
-def run(kernel: Any, grid: tuple[int, ...], tile: Tile, query: Tensor, *arguments: Any) -> None:
+class Kernel(Protocol):
+    """A function that Triton compiles."""
+
+    __name__: str
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., object]:
+        """Return what launches it on a grid of programs."""
+        ...
+
+
+def run(
+    kernel: Kernel, grid: tuple[int, ...], tile: Tile, query: Tensor, *arguments: object
+) -> None:
     """Launch a kernel on the query's device; products fuse with sums whatever Triton's default."""
-    with torch.cuda.device_of(query):  # type: ignore[no-untyped-call]
+    with torch.cuda.device_of(query):
         kernel[grid](
             query,
             *arguments,

@@ -98,7 +98,7 @@ def distances(record, span, batch, head, row, real):
     at = starts.to(tl.pointer_type(tl.int64)) + batch * tl.load(record + STARTS_BATCH)
     at += span * tl.load(record + STARTS_SPAN)
     rows = head * tl.load(record + STARTS_HEAD) + row * tl.load(record + STARTS_ROW)
-    start = tl.load(at + rows, mask=real & (starts != 0), other=0)
+    start = tl.load(at + rows, mask=tl.where(real, starts, 0) != 0, other=0)
     step = tl.load(record + DISTANCE_STEP)
     return tl.load(record + DISTANCE) + row * step - start
 
@@ -112,7 +112,7 @@ def bounds(record, row, real, first, count):
     counts = tl.load(record + COUNTS)
     most = tl.load(record + MOST)
     at = counts.to(tl.pointer_type(tl.int64)) + row
-    most = tl.minimum(tl.load(at, mask=real & (counts != 0), other=EVERYTHING), most)
+    most = tl.minimum(tl.load(at, mask=tl.where(real, counts, 0) != 0, other=EVERYTHING), most)
     lower = tl.load(record + LOWER) + row * tl.load(record + LOWER_STEP)
     upper = tl.load(record + UPPER) + row * tl.load(record + UPPER_STEP)
     upper = tl.minimum(upper, most) - first

@@ -176,11 +176,12 @@ def read_sights(
         distance = layout.distances(record, span, batch, head, row, real)
         lower, upper = layout.bounds(record, row, real, first, count)
         keys_from = layout.begin(
-            record, layout.KEYS, layout.KEYS_BATCH, layout.KEYS_HEAD, batch, kv_head, True, dtype
-        )
-        values_from = layout.begin(
-            record, layout.VALUES, layout.VALUES_BATCH, layout.VALUES_HEAD, batch, kv_head, True,
+            record, layout.KEYS, layout.KEYS_BATCH, layout.KEYS_HEAD, batch, kv_head, sight >= 0,
             dtype,
+        )  # fmt: skip
+        values_from = layout.begin(
+            record, layout.VALUES, layout.VALUES_BATCH, layout.VALUES_HEAD, batch, kv_head,
+            sight >= 0, dtype,
         )  # fmt: skip
         keys_from += first * dim
         values_from += first * dim

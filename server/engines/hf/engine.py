@@ -147,7 +147,8 @@ class HfEngine:
         return self._preparation.refusal(reading)
 
     async def check(self, work: Work) -> None:
-        """Refuse off the loop what cannot run (PlanError)."""
+        """Refuse off the loop what cannot run (see `server.engines.base.Engine`)."""
+        self._worker.check()
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._preparing, self._preparation.check, work)
 

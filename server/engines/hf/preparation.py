@@ -15,7 +15,7 @@ from server.engines.hf.context import Context
 from server.engines.hf.forward import Forward, Prefill, ReadingForward, StockForward
 from server.engines.hf.sampling import processors
 from server.engines.hf.sequence import Choice, Sequence
-from server.errors import EngineError, PlanError
+from server.errors import PlanError
 from server.job import Cut, ReadingSpec, Sampling, Work
 from server.prompt import Prompt
 from server.text.grammar import Grammars
@@ -99,9 +99,7 @@ class Preparation:
         return Context(forward, self.model.device)
 
     def again(self, context: Context, sampling: Sampling, encoded: Encoded) -> Sequence:
-        """Return an answer to what a sequence that stays holds now (PlanError, EngineError)."""
-        if context.failed:
-            raise EngineError("the sequence must be whole, got one that has failed; open another")
+        """Return an answer to what a sequence that stays holds now (PlanError)."""
         if not context.unread:
             raise PlanError("sequence must be fed before it answers, got nothing new; feed it")
         if sampling.n != 1 or sampling.echo:

@@ -52,9 +52,9 @@ class Running:
         return self.sequence.done or self.ticket.channel.cancelled
 
     def attempt(self, step: Callable[[], Chunk | None]) -> None:
-        """Take a step unless it is over, and send what it says; an error ends this request."""
+        """Take a step, and send what it says; an error ends this request."""
         try:
-            chunk = None if self.over else step()
+            chunk = step()
         except Exception as error:
             self.fail(error)
         else:
@@ -177,7 +177,8 @@ class Worker:
         for each in self._queue:
             if members and (alone or not each.sequence.shares):
                 continue
-            each.attempt(each.sequence.begin)
+            if not each.over:
+                each.attempt(each.sequence.begin)
             length = 1 if each.over else each.sequence.pending.shape[1]
             if not members or length == 1 or length <= room:
                 members.append(each)
@@ -185,7 +186,10 @@ class Worker:
         return members
 
     def _step(self, members: list[Running]) -> None:
-        """Run the model once, and let each sequence go on from what it gave."""
+        """Run the model once, and let each sequence go on from what it gave.
+
+        One that is cancelled meanwhile too: it may stay, and has read its tokens now.
+        """
         if len(members) < 2:
             for each in members:
                 each.attempt(each.sequence.step)

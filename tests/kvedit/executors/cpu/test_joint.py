@@ -54,9 +54,9 @@ def both(prefix: int, sizes: Sequence[int], layer: Layer, dim: int = 12) -> list
     ]
 
 
-def each_alone(cut: Cut, per_span: int) -> list[Group]:
+def each_alone(pages: Pages, cut: Cut, per_span: int) -> list[Group]:
     """Stand in for `joint._groups`."""
-    return groups.groups(cut.pages.sizes, 1, 1)
+    return groups.groups(pages.sizes, 1, 1)
 
 
 @pytest.mark.parametrize("how", ["in groups", "each alone", "row by row"])

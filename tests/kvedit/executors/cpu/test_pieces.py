@@ -9,21 +9,20 @@ from kvedit.pages import Pages
 sizes = st.lists(st.integers(1, 700), min_size=1, max_size=8)
 
 
-def cut_of(lengths: list[int]) -> tuple[Cut, Pages]:
-    """Return a cut, and the pages that it does not hold itself."""
+def cut_of(lengths: list[int]) -> tuple[Pages, Cut]:
     pages = Pages.of(lengths, torch.device("cpu"))
-    return Cut.of(pages), pages
+    return pages, Cut.of(pages)
 
 
 def test_a_long_span_is_cut_into_pieces() -> None:
-    cut, _ = cut_of([300, 10])
+    _, cut = cut_of([300, 10])
     second = int(cut.begins[1])
     assert cut.pieces.tolist() == [[0, 0, PIECE], [0, PIECE, 44], [1, second, 10]]
 
 
 @given(lengths=sizes)
 def test_pieces_hold_all_tokens_once_and_no_padding(lengths: list[int]) -> None:
-    cut, pages = cut_of(lengths)
+    pages, cut = cut_of(lengths)
     slots = [
         (span, slot)
         for span, begin, count in cut.pieces.tolist()
@@ -38,8 +37,7 @@ def test_pieces_hold_all_tokens_once_and_no_padding(lengths: list[int]) -> None:
 
 @given(lengths=sizes)
 def test_each_token_is_as_near_as_its_span_may_be(lengths: list[int]) -> None:
-    cut, _held = cut_of(lengths)
-    found = cut.nearest_to(1000).tolist()
+    found = (1000 + cut_of(lengths)[1].ahead).tolist()
     assert found == [1000 - length + token for length in lengths for token in range(length)]
 
 

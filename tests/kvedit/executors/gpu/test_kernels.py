@@ -14,7 +14,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -28,7 +27,7 @@ from kvedit.executors import Executor, choice, gpu
 from kvedit.executors import torch as specification
 from kvedit.executors.cases import CASES as MEASURED
 from kvedit.executors.cases import Shape
-from kvedit.executors.choice import difference
+from kvedit.executors.choice import choose, difference
 from kvedit.executors.gpu import launch, records, sights, tiling
 from kvedit.executors.gpu.executor import GpuExecutor
 from kvedit.executors.gpu.records import Placed, Records
@@ -202,9 +201,9 @@ def test_half_precision_rounds_once_what_a_tensor_core_multiplies(
     qkv = case.tensors(dtype)
     query, expected = qkv[0][:, :, case.prefix :], case.expected(qkv)
     exact = error(TorchExecutor().read(case.layer, query, case.rows(qkv)), expected)
-    weigh = state.weigh
-    monkeypatch.setattr(specification, "turn", lambda *a: turn(*a).to(dtype).float())
-    monkeypatch.setattr(state, "weigh", lambda w, v: weigh(w.to(dtype).float(), v))
+    turned, weighed = turn, state.weigh
+    monkeypatch.setattr(specification, "turn", lambda *a: turned(*a).to(dtype).float())
+    monkeypatch.setattr(state, "weigh", lambda w, v: weighed(w.to(dtype).float(), v))
     rounded = error(TorchExecutor().read(case.layer, query, case.rows(qkv)), expected)
     assert exact < rounded
     assert error(run(case, qkv), expected) <= 1.1 * rounded
@@ -245,7 +244,7 @@ def test_mass_is_that_of_scores_without_positions(dtype: torch.dtype) -> None:
     _, inside, _ = case.spans((query, key, value))
     logs = GpuExecutor().mass(case.layer, query, inside)
     product = 2 * torch.tanh(query.double() @ key.double().mT * SCALING / 2)
-    spans = product[..., case.prefix : case.end].split(list(case.sizes), -1)
+    spans = product[..., case.prefix : case.end].split_with_sizes(list(case.sizes), -1)
     expected = torch.stack([span.logsumexp(-1) for span in spans], -1)
     torch.testing.assert_close(logs.double(), expected, atol=1e-5, rtol=0)
 
@@ -274,9 +273,15 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the names of the kernels that are launched from here on."""
     names, original = list[str](), launch.run
 
-    def noted(kernel: Any, *rest: Any) -> None:  # noqa: ANN401  what Triton makes has no type
+    def noted(
+        kernel: launch.Kernel,
+        grid: tuple[int, ...],
+        tile: Tile,
+        query: Tensor,
+        *arguments: object,
+    ) -> None:
         names.append(kernel.__name__)
-        original(kernel, *rest)
+        original(kernel, grid, tile, query, *arguments)
 
     monkeypatch.setattr(launch, "run", noted)
     return names
@@ -422,6 +427,12 @@ def ring(layer: Layer) -> Span:
     return span
 
 
+def shared(layer: Layer) -> Sight:
+    """Return a sight of keys in a buffer with room, and of values without, of two key heads."""
+    keys, values = (torch.cat(vectors(40, seed=seed)[1:], 1) for seed in (1, 2))
+    return Sight(Span.holding(layer.geometry, keys[:, :, :30], values[:, :, :30].contiguous()))
+
+
 def moved(rows: int, heads: int, batch: int = 1) -> Tensor:
     """Return a position for each row of each head."""
     generator = torch.Generator().manual_seed(rows)
@@ -431,6 +442,7 @@ def moved(rows: int, heads: int, batch: int = 1) -> Tensor:
 LAYER = Case(0, (1,), 0).layer
 # sights by what is odd about them, each of rows 40 to 44 beside a span that they see causally
 ODD: dict[str, Callable[[], Sight | Ranked]] = {
+    "buffers of two strides": lambda: shared(LAYER),
     "behind the rows": lambda: Sight(held(20, LAYER), 70),
     "away": lambda: Sight(held(20, LAYER), away=7),
     "away, raw": lambda: Sight(held(20, LAYER, raw=True), away=7, visible=beyond(30)),
@@ -438,6 +450,7 @@ ODD: dict[str, Callable[[], Sight | Ranked]] = {
     "a ring": lambda: Sight(ring(LAYER), 3, within(12)),
     "a ring's first ones": lambda: Sight(ring(LAYER), 3, first(30)),
     "a cut": lambda: Sight(held(40, LAYER).cut(7, 33), 2, causal & within(20)),
+    "a window of several pieces": lambda: Sight(held(60, LAYER), 0, within(38)),
     "nothing": lambda: Sight(held(20, LAYER), 0, within(3)),
     "not held": lambda: Sight(Span(LAYER.geometry)),
     "a start per row": lambda: Sight(held(40, LAYER), moved(5, 4)),
@@ -446,6 +459,9 @@ ODD: dict[str, Callable[[], Sight | Ranked]] = {
     "a count per row": lambda: Sight(held(40, LAYER), 2, first(torch.tensor([0, 17, 3, 40, 99]))),
     "counts, causally": lambda: Sight(
         ring(LAYER), 8, causal & first(torch.tensor([20, 25, 30, 35, 40], device=DEVICE))
+    ),
+    "counts, in a window": lambda: Sight(
+        ring(LAYER), 8, within(9) & first(torch.tensor([24, 25, 26, 30, 35]))
     ),
     "a set": lambda: Ranked(several(LAYER), 33),
 }
@@ -457,13 +473,22 @@ def several(layer: Layer) -> SpanSet:
     return spans
 
 
+def twice(span: Span) -> Span:
+    """Return a span with its key head twice."""
+    keys, values = (each.repeat(1, 2, 1, 1) for each in (span.keys, span.values))
+    return Span.holding(span.geometry, keys, values)
+
+
 @pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize("odd", ODD)
 def test_any_sight_is_read_beside_others(odd: str) -> None:
     query, key, value = vectors(5, heads=4, seed=9)
-    own = Span(LAYER.geometry)
-    own.append(key, value)
-    seen = (ODD[odd](), Sight(own, 40, causal), Sight(held(18, LAYER, 3), 4))
+    sight = ODD[odd]()
+    others = [held(18, LAYER, 3), Span(LAYER.geometry)]
+    others[1].append(key, value)
+    if isinstance(sight, Sight) and sight.span.held and sight.span.keys.shape[1] > 1:
+        others = [twice(each) for each in others]
+    seen = (sight, Sight(others[1], 40, causal), Sight(others[0], 4))
     rows = [Rows(slice(0, 5), 40, seen)]
     found = GpuExecutor().read(LAYER, query, rows)
     expected = TorchExecutor().read(LAYER, query, rows)
@@ -535,11 +560,11 @@ def test_vectors_are_loaded_whole_only_from_addresses_that_they_divide() -> None
 def test_the_cut_of_a_set_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
     case, made, original = Case(0, (3, 4), 2), list[Pages](), Tiling.of
 
-    def watched(pages: Pages) -> Tiling:
+    def noted(pages: Pages) -> Tiling:
         made.append(pages)
         return original(pages)
 
-    monkeypatch.setattr(Tiling, "of", watched)
+    monkeypatch.setattr(Tiling, "of", noted)
     qkv, executor = case.tensors(), GpuExecutor()
     rows, query = case.rows(qkv), qkv[0]
     for _ in range(3):
@@ -570,6 +595,9 @@ def test_what_the_kernels_cannot_read_is_refused_in_a_sentence(
         executor.read(layer, torch.zeros(1, 1, 1, 16, dtype=torch.float64), [])
     with pytest.raises(ValueError, match="heads of 256 dimensions at most, got 264"):
         executor.read(layer, torch.zeros(1, 1, 1, 264), [])
+    wide = Shape(layer, 1, 1, 264, torch.float32, torch.device("cuda"))
+    sentence = "its kernels are for heads of 256 dimensions at most, got 264"
+    assert choose([wide]).refusals == {"gpu": sentence}
     monkeypatch.setattr(launch, "interpreted", lambda: False)
     with pytest.raises(ValueError, match="must be given tensors on a GPU, got cpu"):
         executor.read(layer, torch.zeros(1, 1, 1, 16), [])
