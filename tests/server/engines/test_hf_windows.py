@@ -148,3 +148,14 @@ async def test_a_judge_without_stages_falls_back_to_swapping(http: httpx.AsyncCl
     reply = (await http.post("/v1/judge", json=body)).json()
     assert reply["evenhand"]["stages"] == [{"stage": "swap"}]
     assert len(reply["calls"]) == 2
+
+
+async def test_a_session_goes_on_beyond_the_window(engine: HfEngine) -> None:
+    more = TokenPrompt(tuple(range(90, 90 + WINDOW + 4)))
+    session = await engine.open()
+    await session.feed(PROMPTS[2])
+    begun = tokens(await drain(await session.generate(GREEDY)))
+    await session.feed(more)
+    ended = tokens(await drain(await session.generate(GREEDY)))
+    whole = TokenPrompt((*PROMPTS[2].ids, *begun, *more.ids))
+    assert tokens(await drain(await engine.generate(Work((whole,), GREEDY)))) == ended
