@@ -55,15 +55,14 @@ class GroupPositionReading:
             self._spans[layer.index] = Span(layer.geometry), Span(layer.geometry)
         source, target = self._spans[layer.index]
         read, written, split = source.length, target.length, self._source
+        assert split <= key.shape[2], "a forward has the tokens that it was fed with"
         source.append(key[:, :, :split], value[:, :, :split])
         target.append(key[:, :, split:], value[:, :, split:])
-        own = Sight(source, visible=causal)
-        sights = [Sight(target, self._offset, causal)]
-        if source.length and (seen := self._seeing(source, written, target.length)) is not None:
-            sights.insert(0, Sight(source, visible=seen))
+        seen = Sight(source, visible=self._seen_of(source, written, target.length))
+        own = Sight(target, self._offset, causal)
         rows = (
-            Rows(slice(0, split), read, (own,)),
-            Rows(slice(split, key.shape[2]), self._offset + written, tuple(sights)),
+            Rows(slice(0, split), read, (Sight(source, visible=causal),)),
+            Rows(slice(split, key.shape[2]), self._offset + written, (seen, own)),
         )
         return [each for each in rows if each.count]
 
@@ -72,12 +71,12 @@ class GroupPositionReading:
         source, target = next(iter(self._spans.values()), (Span(None), Span(None)))
         return {"group-positions": {"source": source.length, "target": target.length}}
 
-    def _seeing(self, source: Span, written: int, length: int) -> Visibility | None:
+    def _seen_of(self, source: Span, written: int, length: int) -> Visibility:
         """Return which source tokens the target's from `written` to before `length` see."""
         listed = self._seen[written:length]
-        if not listed:
-            return everything
         counts = [*listed, *[source.length] * (length - written - len(listed))]
-        if not any(counts):
-            return None
-        return first(counts[0] if len(set(counts)) == 1 else torch.tensor(counts))
+        return (
+            everything
+            if not listed
+            else first(counts[0] if len(counts) == 1 else torch.tensor(counts))
+        )

@@ -54,9 +54,11 @@ class PlainReading:
         span = self._spans.get(layer.index)
         if span is None:
             span = self._spans[layer.index] = Span(layer.geometry)
-        start, count = span.length, key.shape[2]
+        start, count, visible = span.length, key.shape[2], causal
+        if layer.window is not None:
+            span.drop(max(span.held - layer.window + 1, 0))
+            visible = causal & within(layer.window)
         span.append(key, value)
-        visible = causal if layer.window is None else causal & within(layer.window)
         return (Rows(slice(0, count), start, (Sight(span, visible=visible),)),)
 
     def report(self) -> Mapping[str, Any]:
