@@ -22,8 +22,6 @@ class GroupPositionReading:
 
     offset  position of the first target token, as the source counts
     seen    by target token, how many source tokens it sees; behind the list: all that were read
-
-    Which group the tokens of a forward belong to is said before it (`feed`); else to the target.
     """
 
     def __init__(self, offset: int, seen: Sequence[int] = ()) -> None:
@@ -73,10 +71,8 @@ class GroupPositionReading:
 
     def _seen_of(self, source: Span, written: int, length: int) -> Visibility:
         """Return which source tokens the target's from `written` to before `length` see."""
-        listed = self._seen[written:length]
-        counts = [*listed, *[source.length] * (length - written - len(listed))]
-        return (
-            everything
-            if not listed
-            else first(counts[0] if len(counts) == 1 else torch.tensor(counts))
-        )
+        counts = list(self._seen[written:length])
+        if not counts:
+            return everything
+        counts += [source.length] * (length - written - len(counts))
+        return first(counts[0] if len(counts) == 1 else torch.tensor(counts))
