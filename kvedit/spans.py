@@ -85,11 +85,12 @@ class Span:
         returns  keys, values, the index there of the oldest token that is held, and the last tokens
                  of the span if they are not there yet, not rotated: the caller writes them
         """
-        if len(self._pending) != 1 or self._pending[0][0].shape[2] > most:
-            self._settled()
-        fresh = self._pending.pop() if self._pending else None
-        if fresh is not None:
+        fresh = None
+        if len(self._pending) == 1 and self._pending[0][0].shape[2] <= most:
+            fresh = self._pending.pop()
             self._make_room(*fresh)
+        elif self._pending:
+            self._settled()
         assert self._keys is not None and self._values is not None, "a span is read once it holds"
         return self._keys, self._values, self._begin, fresh
 

@@ -30,7 +30,7 @@ class Visibility:
         return Visibility(
             _tighter(max, self.nearest, other.nearest),
             _tighter(min, self.farthest, other.farthest),
-            _lesser(self.count, other.count),
+            _both(self.count, other.count),
         )
 
     def bounds(self, own: Bound) -> tuple[Bound, Bound]:
@@ -42,9 +42,9 @@ class Visibility:
         """
         lower: Bound = 0 if self.farthest is None else own - self.farthest + 1
         upper: Bound = EVERYTHING if self.nearest is None else own - self.nearest + 1
-        least = _lesser(upper, self.count)
-        assert least is not None
-        return lower, least
+        if self.count is not None:
+            upper = _lesser(upper, self.count)
+        return lower, upper
 
     def mask(self, own: Tensor, kv: Tensor) -> Tensor | None:
         """Return where rows see tokens, [query, kv] bool; None = everywhere.
@@ -90,9 +90,13 @@ def _tighter(choose: Callable[[int, int], int], one: int | None, other: int | No
     return choose(one, other)
 
 
-def _lesser(one: Bound | None, other: Bound | None) -> Bound | None:
+def _both(one: Bound | None, other: Bound | None) -> Bound | None:
     if one is None or other is None:
         return one if other is None else other
+    return _lesser(one, other)
+
+
+def _lesser(one: Bound, other: Bound) -> Bound:
     if isinstance(one, int) and isinstance(other, int):
         return min(one, other)
     return torch.minimum(*torch.broadcast_tensors(*map(torch.as_tensor, (one, other))))

@@ -21,7 +21,7 @@ from torch import Tensor
 from kvedit.pages import Pages
 from kvedit.reading import Layer, LayerKind, whole_text
 from kvedit.shelf import Shelf
-from kvedit.sight import Ranked, Rows, Sight
+from kvedit.sight import Ranked, Rows, Sight, Sights
 from kvedit.spans import Span, SpanSet
 from kvedit.visibility import causal
 from pine.explanation import Explanation
@@ -46,6 +46,8 @@ class PineReading:
         self._pages: Pages | None = None
         self._pieces: dict[int, Piece] = {}  # prefix and documents
         self._suffixes: dict[int, Span] = {}
+        self._behind: dict[int, Sights] = {}  # what suffix tokens see
+        self._prefix, self._end = len(segments.prefix), segments.end
         self._borders: tuple[int, ...] | None = None
         self._forward = (0, 0)  # tokens of the forward that runs, or ran last
 
@@ -70,8 +72,10 @@ class PineReading:
         if piece is None:
             piece = self._pieces[layer.index] = Piece(Span(layer.geometry), None)
         first, last = self._count(layer.index, piece, key.shape[2])
-        prefix, end = len(self._segments.prefix), self._segments.end
-        if first < end and (first not in (0, prefix) or prefix < last < end):
+        if first >= self._end:
+            return (self._suffix(layer, piece, first, key, value),)
+        prefix, end = self._prefix, self._end
+        if first not in (0, prefix) or prefix < last < end:
             raise ValueError(
                 f"a forward must begin and end where the prompt may be cut, got {first} to {last}"
             )
@@ -79,18 +83,15 @@ class PineReading:
         if first < prefix:
             piece.prefix.append(key[:, :, :prefix], value[:, :, :prefix])
             found.append(Rows(slice(0, prefix), 0, (Sight(piece.prefix, visible=causal),)))
-        if first < end <= last:
+        if last >= end:
             inside = slice(prefix - first, end - first)
             documents = SpanSet(self._layout(key), layer.geometry)
             documents.fill(key[:, :, inside], value[:, :, inside])
             piece = self._pieces[layer.index] = Piece(piece.prefix, documents)
             found += self._documents(piece.prefix, documents, inside.start)
         if last > end:
-            after, place = slice(max(end - first, 0), None), max(first, end)
-            suffix = self._suffixes.setdefault(layer.index, Span(layer.geometry))
-            suffix.append(key[:, :, after], value[:, :, after])
-            tokens = slice(place - first, last - first)
-            found.append(Rows(tokens, place, self._seen_by_suffix(piece, suffix)))
+            after = slice(end - first, None)
+            found.append(self._suffix(layer, piece, first, key[:, :, after], value[:, :, after]))
         return found
 
     def report(self) -> Mapping[str, Any]:
@@ -106,19 +107,32 @@ class PineReading:
 
     def _documents(self, prefix: Span, documents: SpanSet, first: int) -> Iterator[Rows]:
         """Yield each document's rows: itself nearest, the others by importance to all of it."""
-        end, before = self._segments.end, (Sight(prefix),) if prefix.held else ()
+        end, before = self._end, (Sight(prefix),) if prefix.held else ()
         for index, length in enumerate(self._segments.lengths):
             sights = (*before, Ranked(documents, end, own=index))
             yield Rows(slice(first, first + length), end - length, sights)
             first += length
 
-    def _seen_by_suffix(self, piece: Piece, suffix: Span) -> tuple[Sight | Ranked, ...]:
-        """Return what suffix tokens see: documents by importance to each of them."""
+    def _suffix(self, layer: Layer, piece: Piece, first: int, key: Tensor, value: Tensor) -> Rows:
+        """Return the rows of suffix tokens: documents by importance to each of them.
+
+        first  position of the forward's first token
+        """
+        suffix = self._suffixes.get(layer.index)
+        if suffix is None:
+            suffix = self._suffixes[layer.index] = Span(layer.geometry)
+            self._behind[layer.index] = self._seen_behind(piece, suffix)
+        place = self._end + suffix.length
+        suffix.append(key, value)
+        tokens = slice(place - first, place - first + key.shape[2])
+        return Rows(tokens, place, self._behind[layer.index])
+
+    def _seen_behind(self, piece: Piece, suffix: Span) -> Sights:
         assert piece.documents is not None, "documents come before the suffix"
         told = None if self._explanation is None else self._explanation.add
         before = (Sight(piece.prefix),) if piece.prefix.held else ()
-        ranked = Ranked(piece.documents, self._segments.end, told=told)
-        return (*before, ranked, Sight(suffix, self._segments.end, causal))
+        ranked = Ranked(piece.documents, self._end, told=told)
+        return (*before, ranked, Sight(suffix, self._end, causal))
 
     def _layout(self, key: Tensor) -> Pages:
         if self._pages is None:
@@ -131,7 +145,7 @@ class PineReading:
         Once a forward begins, the one before is complete in all layers and may be shared.
         """
         suffix = self._suffixes.get(index)
-        inside = 0 if piece.documents is None else self._segments.end - len(self._segments.prefix)
+        inside = 0 if piece.documents is None else self._end - self._prefix
         first = piece.prefix.held + inside + (0 if suffix is None else suffix.held)
         forward = (first, first + new)
         if forward != self._forward:

@@ -33,6 +33,8 @@ class CpuExecutor:
 
     def read(self, layer: Layer, query: Tensor, rows: Sequence[Rows]) -> Tensor:
         """Attend (see `kvedit.executors.Executor`)."""
+        if len(rows) == 1 and (layer.tail is None or layer.tail >= query.shape[2]):
+            return self._read(layer, query, rows)  # decoding feels what it takes to look further
         return in_runs(layer, query, rows, self._read)
 
     def mass(self, layer: Layer, query: Tensor, spans: SpanSet) -> Tensor:
@@ -52,7 +54,8 @@ class CpuExecutor:
             if whole_set(run):
                 return joint.read(layer, cut, query, run[0])
             return as_specified(layer, query, run)
-        if few.fits(layer, query, run[0]) and not products.is_plain(layer, run[0]):
+        plain = ranked is None and products.is_plain(layer, run[0])
+        if not plain and few.fits(layer, query, run[0]):
             return few.read(layer, cut, query, run[0])
         return products.read(layer, query, run[0])
 

@@ -1,10 +1,11 @@
-"""What a few rows read, above all one that decodes: one call of a compiled loop."""
+"""What a few rows read, above all one that decodes: one call of a compiled loop.
+
+This runs once a layer and token: between two calls it counts every object that is made.
+"""
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Sequence
-from dataclasses import dataclass
+from array import array
 
 import torch
 from torch import Tensor
@@ -12,31 +13,35 @@ from torch import Tensor
 from kvedit.executors.cpu.loops import FIXED, FRESH_FROM, MOST_ROWS, FewTask, read_few
 from kvedit.executors.cpu.pieces import PIECE, Cut
 from kvedit.reading import Layer
-from kvedit.rotary import TABLE_REACH, Places
+from kvedit.rotary import TABLE_REACH, RotaryGeometry
 from kvedit.sight import Ranked, Rows, Sight
-from kvedit.visibility import Bound
+from kvedit.visibility import Bound, everything
 
 NOTHING = torch.empty((0, 0))
 
 
 def fits(layer: Layer, query: Tensor, rows: Rows) -> bool:
     """Return whether the loop can read for these rows' queries, [batch, heads, query, dim]."""
-    if query.shape[0] != 1 or not 0 < rows.count <= MOST_ROWS or query.dtype != torch.float32:
+    batch, _, count, _ = query.shape
+    if layer.softcap is not None or query.dtype is not torch.float32:
         return False
-    ranked = [sight for sight in rows.sights if isinstance(sight, Ranked)]
-    still = all(isinstance(each, Ranked) or isinstance(each.start, int) for each in rows.sights)
-    if layer.softcap is not None or not still:
+    if batch != 1 or not 0 < count <= MOST_ROWS:
         return False
-    return not ranked or (len(ranked) == 1 and ranked[0].own is None and _near(rows))
-
-
-def _near(rows: Rows) -> bool:
-    """Return whether one table has all angles, those that a set's spans may need among them."""
-    reach = rows.place + rows.count <= TABLE_REACH
-    fixed = [each for each in rows.sights if isinstance(each, Sight)]
-    distances = (int(each.distance(rows.place)) for each in fixed)
-    seen = all(0 <= distance <= TABLE_REACH - rows.count for distance in distances)
-    return reach and seen and all(each.span.length <= TABLE_REACH for each in fixed)
+    ranked, fixed, near = 0, 0, rows.place + count <= TABLE_REACH
+    for sight in rows.sights:
+        if isinstance(sight, Ranked):
+            if sight.own is not None:
+                return False
+            ranked += 1
+        elif not isinstance(sight.start, int):
+            return False
+        elif sight.span.held:
+            fixed += 1
+            distance = int(sight.distance(rows.place))
+            near = near and 0 <= distance <= TABLE_REACH - count
+            near = near and sight.span.length <= TABLE_REACH
+    # a set's spans may need any angle: one table must have them all
+    return fixed > 0 and (ranked == 0 or (ranked == 1 and near))
 
 
 def read(layer: Layer, cut: Cut | None, query: Tensor, rows: Rows) -> Tensor:
@@ -46,22 +51,27 @@ def read(layer: Layer, cut: Cut | None, query: Tensor, rows: Rows) -> Tensor:
     """
     query = query.contiguous()
     _, heads, count, dim = query.shape
-    fixed = [each for each in rows.sights if isinstance(each, Sight) and each.span.held]
-    ranked = next((each for each in rows.sights if isinstance(each, Ranked)), None)
-    spans = [_claimed(each) for each in fixed]
-    table, records = _records(layer, fixed, spans, rows)
+    known, ranked = _Records(), None
+    for sight in rows.sights:
+        if isinstance(sight, Ranked):
+            ranked = sight
+        elif sight.span.held:
+            known.add(sight, rows.place, count)
+    table = known.angles(layer.geometry, rows.place + count)
+    numbers = array("q", known.numbers)
     output = torch.empty_like(query)
     task = FewTask(
         query=query.data_ptr(),
-        fixed=ctypes.addressof(records),
+        fixed=numbers.buffer_info()[0],
         table=table.data_ptr(),
         output=output.data_ptr(),
         heads=heads,
+        kv_heads=known.kv_heads,
         rows=count,
         dim=dim,
-        positions=len(table),
-        fixed_count=len(fixed),
-        count=sum(-(-each.span.held // PIECE) for each in fixed),
+        positions=table.shape[0],
+        fixed_count=len(numbers) // FIXED,
+        count=known.pieces,
         start=rows.place,
         scaling=layer.scaling,
     )
@@ -69,10 +79,8 @@ def read(layer: Layer, cut: Cut | None, query: Tensor, rows: Rows) -> Tensor:
         task.pairs, task.width = layer.geometry.pairs.data_ptr(), layer.geometry.width
     weight = NOTHING
     if ranked is not None and cut is not None:
-        weight = query.new_empty((1, heads, count, len(cut.lengths)))
+        weight = query.new_empty((1, heads, count, cut.lengths.shape[0]))
         _add_set(task, ranked, cut, weight)
-    else:
-        task.kv_heads = spans[0].keys.shape[1]
     scratch = query.new_empty(task.needed)
     task.scratch = scratch.data_ptr()
     read_few(task)
@@ -81,69 +89,70 @@ def read(layer: Layer, cut: Cut | None, query: Tensor, rows: Rows) -> Tensor:
     return output
 
 
-@dataclass(frozen=True, slots=True)
-class _Claimed:
-    """A span's buffers as the loop takes them, and what it writes there.
+class _Records:
+    """What the loop must know of spans that are not ranked (see `loops.FewTask`).
 
-    keys, values  [1, kv_heads, room, dim]
-    begin         index of the oldest token that is held
-    fresh         keys and values to be written, contiguous, or None
+    numbers   the records, one after the other
+    pieces    of all of them
+    kv_heads  key heads
     """
 
-    keys: Tensor
-    values: Tensor
-    begin: int
-    fresh: tuple[Tensor, Tensor] | None
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+        self.pieces = 0
+        self.kv_heads = 0
+        self._angles: list[int] = []  # indices of those numbers that are positions
+        self._kept: list[Tensor] = []  # what is named by its address alone
+
+    def add(self, sight: Sight, place: int, count: int) -> None:
+        """Add the record of a span that rows see, which stand from `place` on."""
+        span, numbers, angles = sight.span, self.numbers, self._angles
+        keys, values, begin, fresh = span.claim(MOST_ROWS)
+        _, self.kv_heads, _, dim = keys.shape
+        held, written, key_at, value_at = span.held, 0, 0, 0
+        if fresh is not None:
+            key, value = fresh[0].contiguous(), fresh[1].contiguous()
+            self._kept += (key, value)
+            written, key_at, value_at = key.shape[2], key.data_ptr(), value.data_ptr()
+        end = len(numbers) + FIXED
+        numbers += (keys.data_ptr(), values.data_ptr(), keys.stride(1) // dim, begin, held)
+        numbers += (written, key_at, value_at, span.geometry is not None)
+        for row in range(count):
+            angles.append(len(numbers))
+            numbers.append(int(sight.distance(place + row)))
+            numbers += _seen(sight, place, row)
+        numbers += [0] * (end - FIXED + FRESH_FROM - len(numbers))
+        for token in range(span.length - written, span.length):
+            angles.append(len(numbers))
+            numbers.append(token)
+        numbers += [0] * (end - len(numbers))
+        self.pieces += -(-held // PIECE)
+
+    def angles(self, geometry: RotaryGeometry | None, reach: int) -> Tensor:
+        """Return a table of angles, [rows, 2 * width]; positions become its rows.
+
+        reach  positions that a set's spans may need
+        """
+        if geometry is None:
+            return NOTHING
+        wanted = [self.numbers[index] for index in self._angles]
+        most = max(*wanted, reach - 1)
+        if most < TABLE_REACH and min(wanted) >= 0:
+            return geometry.table(most + 1)
+        table, [rows] = geometry.rows_of([wanted], reach)
+        for index, row in zip(self._angles, rows, strict=True):
+            self.numbers[index] = row
+        return table
 
 
-def _claimed(sight: Sight) -> _Claimed:
-    keys, values, begin, fresh = sight.span.claim(MOST_ROWS)
-    if fresh is not None:
-        fresh = (fresh[0].contiguous(), fresh[1].contiguous())
-    return _Claimed(keys, values, begin, fresh)
-
-
-def _records(
-    layer: Layer, sights: Sequence[Sight], spans: Sequence[_Claimed], rows: Rows
-) -> tuple[Tensor, ctypes.Array[ctypes.c_int64]]:
-    """Return the table of angles, and a record for each span (see `loops.FewTask`)."""
-    places = [rows.place + row for row in range(rows.count)]
-    turns = [[int(sight.distance(place)) for place in places] for sight in sights]
-    for sight, claimed, own in zip(sights, spans, turns, strict=True):
-        fresh = 0 if claimed.fresh is None else claimed.fresh[0].shape[2]
-        own += range(sight.span.length - fresh, sight.span.length)
-    table: Tensor = NOTHING
-    numbers: Places = turns
-    if layer.geometry is not None:
-        reach = rows.place + rows.count
-        table, numbers = layer.geometry.rows_of(turns, reach)
-    records: list[int] = []
-    for sight, claimed, number in zip(sights, spans, numbers, strict=True):
-        records += _record(sight, claimed, places, number)
-    return table, (ctypes.c_int64 * len(records))(*records)
-
-
-def _record(
-    sight: Sight, claimed: _Claimed, places: Sequence[int], numbers: Sequence[int]
-) -> list[int]:
-    span, (key, value) = sight.span, claimed.fresh or (None, None)
-    record = [
-        claimed.keys.data_ptr(),
-        claimed.values.data_ptr(),
-        claimed.keys.stride(1) // claimed.keys.shape[3],
-        claimed.begin,
-        span.held,
-        0 if key is None else key.shape[2],
-        0 if key is None else key.data_ptr(),
-        0 if value is None else value.data_ptr(),
-        span.geometry is not None,
-    ]
-    for row, place in enumerate(places):
-        ends = (_end(each, row) - span.first for each in sight.visible.bounds(sight.own(place)))
-        record += [numbers[row], *(min(max(end, 0), span.held) for end in ends)]
-    record += [0] * (FRESH_FROM - len(record))
-    record += numbers[len(places) :]
-    return record + [0] * (FIXED - len(record))
+def _seen(sight: Sight, place: int, row: int) -> tuple[int, int]:
+    """Return which of the tokens that a span holds a row sees: the first, and after the last."""
+    span, held = sight.span, sight.span.held
+    if sight.visible is everything:
+        return 0, held
+    lower, upper = sight.visible.bounds(sight.own(place + row))
+    first, last = _end(lower, row) - span.first, _end(upper, row) - span.first
+    return min(max(first, 0), held), min(max(last, 0), held)
 
 
 def _end(bound: Bound, row: int) -> int:
@@ -158,6 +167,6 @@ def _add_set(task: FewTask, ranked: Ranked, cut: Cut, weight: Tensor) -> None:
     task.values, task.pieces = spans.values.data_ptr(), cut.pieces.data_ptr()
     task.lengths, task.weight = cut.lengths.data_ptr(), weight.data_ptr()
     task.kv_heads, task.slots = spans.raw.shape[1:3]
-    task.spans, task.inside = len(cut.lengths), len(cut.pieces)
+    task.spans, task.inside = cut.lengths.shape[0], cut.pieces.shape[0]
     task.count += task.inside
     task.end = ranked.end
