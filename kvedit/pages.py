@@ -7,7 +7,7 @@ turn of the query serves all pages of a span, since all its keys stand in one fr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import torch
@@ -17,45 +17,72 @@ PAGE_LENGTHS = (16, 32, 64, 128, 256, 512)  # tokens; candidates beside the span
 PAGE_COST = 8  # what one more page costs, in tokens read
 
 
-@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Pages:
     """How some spans lie in pages, for all layers; slots = pages * length.
 
+    sizes     tokens of each span, at least 1
     length    tokens per page
-    sizes     tokens of each span
-    lengths   [spans] int64, the same
+    lengths   [spans] int64, the sizes
     owner     [pages] int64, the span of each page, ascending
     place     [slots] int64, index of the token within its span; for padding, beyond its length
     filled    [slots] bool, or None if there is no padding
     slot_of   [tokens] int64, the slot of each token of the concatenated spans
     bounds    by span, its slots, padding included
+
+    All but the sizes is found when it is first asked for: a prompt that is read in one pass with
+    others, and answered by one token, has no need of it.
     """
 
-    length: int
-    sizes: tuple[int, ...]
-    lengths: Tensor
-    owner: Tensor
-    place: Tensor
-    filled: Tensor | None
-    slot_of: Tensor
-    bounds: tuple[slice, ...]
+    def __init__(self, sizes: Sequence[int], device: torch.device) -> None:
+        self.sizes = tuple(sizes)
+        self._device = device
 
-    @classmethod
-    def of(cls, lengths: Sequence[int], device: torch.device) -> Pages:
-        """Lay out spans of given lengths (tokens, at least 1 each)."""
-        page = page_length(lengths)
-        sizes = torch.tensor(lengths, device=device)
-        counts = (sizes + page - 1) // page
-        owner = torch.arange(len(lengths), device=device).repeat_interleave(counts)
-        first = counts.cumsum(0) - counts  # first page of each span
-        step = torch.arange(len(owner), device=device) - first[owner]
-        place = (step[:, None] * page + torch.arange(page, device=device)).flatten()
-        filled = place < sizes[owner].repeat_interleave(page)
-        slot_of = filled.nonzero().flatten()
-        ends = [0, *(counts.cumsum(0) * page).tolist()]
-        bounds = tuple(slice(start, end) for start, end in pairwise(ends))
-        padded = None if filled.all() else filled
-        return cls(page, tuple(lengths), sizes, owner, place, padded, slot_of, bounds)
+    @cached_property
+    def length(self) -> int:
+        """Return the tokens per page."""
+        return page_length(self.sizes)
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """Return the sizes, [spans] int64."""
+        return torch.tensor(self.sizes, device=self._device)
+
+    @cached_property
+    def owner(self) -> Tensor:
+        """Return the span of each page, [pages] int64."""
+        return torch.arange(len(self.sizes), device=self._device).repeat_interleave(self._counts)
+
+    @cached_property
+    def place(self) -> Tensor:
+        """Return the index of each slot's token within its span, [slots] int64."""
+        first = self._counts.cumsum(0) - self._counts  # first page of each span
+        step = torch.arange(len(self.owner), device=self._device) - first[self.owner]
+        inside = torch.arange(self.length, device=self._device)
+        return (step[:, None] * self.length + inside).flatten()
+
+    @cached_property
+    def filled(self) -> Tensor | None:
+        """Return which slots hold a token, [slots] bool; None = all."""
+        return None if self._filled.all() else self._filled
+
+    @cached_property
+    def slot_of(self) -> Tensor:
+        """Return the slot of each token, [tokens] int64."""
+        return self._filled.nonzero().flatten()
+
+    @cached_property
+    def bounds(self) -> tuple[slice, ...]:
+        """Return the slots of each span."""
+        ends = [0, *(self._counts.cumsum(0) * self.length).tolist()]
+        return tuple(slice(start, end) for start, end in pairwise(ends))
+
+    @cached_property
+    def _counts(self) -> Tensor:
+        return (self.lengths + self.length - 1) // self.length
+
+    @cached_property
+    def _filled(self) -> Tensor:
+        return self.place < self.lengths[self.owner].repeat_interleave(self.length)
 
     @property
     def one_page_each(self) -> bool:

@@ -136,7 +136,7 @@ class PineReading:
 
     def _layout(self, key: Tensor) -> Pages:
         if self._pages is None:
-            self._pages = Pages.of(self._segments.lengths, key.device)
+            self._pages = Pages(self._segments.lengths, key.device)
         return self._pages
 
     def _count(self, index: int, piece: Piece, new: int) -> tuple[int, int]:

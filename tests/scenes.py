@@ -110,7 +110,7 @@ class Scene:
 
     def set(self) -> SpanSet:
         """Make the ranked set."""
-        spans = SpanSet(Pages.of(self.ranked, torch.device("cpu")), self.layer.geometry)
+        spans = SpanSet(Pages(self.ranked, torch.device("cpu")), self.layer.geometry)
         _, key, value = vectors(sum(self.ranked), self.seed + 50, heads=HEADS, dim=self.dim)
         spans.fill(2 * key, value)
         return spans

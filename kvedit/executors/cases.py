@@ -65,7 +65,7 @@ def masses(executor: Executor, shape: Shape) -> Tensor:
     """Return how an executor weighs a random set, [1, heads, query, spans]."""
     sizes = (5, 9, 1, 30)
     query, key, value = _vectors(shape, sum(sizes), torch.Generator().manual_seed(SEED))
-    spans = SpanSet(Pages.of(sizes, key.device), shape.layer.geometry)
+    spans = SpanSet(Pages(sizes, key.device), shape.layer.geometry)
     spans.fill(key, value)
     return executor.mass(shape.layer, query, spans)
 
@@ -107,7 +107,7 @@ class RankedSet:
     def _begin(self, layer: Layer, key: Tensor, value: Tensor) -> list[Rows]:
         prefix, spans = (
             Span(layer.geometry),
-            SpanSet(Pages.of(self._sizes, key.device), layer.geometry),
+            SpanSet(Pages(self._sizes, key.device), layer.geometry),
         )
         prefix.append(key[:, :, : self._prefix], value[:, :, : self._prefix])
         inside = slice(self._prefix, self._end)

@@ -226,7 +226,7 @@ def test_a_set_holds_each_span_in_its_own_frame(
     geometry: RotaryGeometry | None, sizes: list[int]
 ) -> None:
     _, key, value = vectors(sum(sizes))
-    spans = SpanSet(Pages.of(sizes, torch.device("cpu")), geometry)
+    spans = SpanSet(Pages(sizes, torch.device("cpu")), geometry)
     spans.fill(key, value)
     fresh = [spans.fresh]
     parts = zip(key.split(sizes, 2), value.split(sizes, 2), strict=True)
@@ -242,6 +242,6 @@ def test_a_set_holds_each_span_in_its_own_frame(
 
 def test_a_set_counts_the_bytes_of_raw_keys_too() -> None:
     _, key, value = vectors(10)
-    spans = SpanSet(Pages.of([5, 5], key.device), HALF)
+    spans = SpanSet(Pages([5, 5], key.device), HALF)
     spans.fill(key, value)
     assert spans.size == 2 * key.nbytes + value.nbytes

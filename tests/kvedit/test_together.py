@@ -139,7 +139,7 @@ class Broken(PlainReading):
         if layer.index == 0 or key.shape[2] > 1:
             return rows
         if self._unreadable:
-            empty = SpanSet(Pages.of([2], key.device), layer.geometry)  # nobody has filled it
+            empty = SpanSet(Pages([2], key.device), layer.geometry)  # nobody has filled it
             return [Rows(slice(0, 1), rows[0].place, (Ranked(empty, 2), *rows[0].sights))]
         raise RuntimeError("planted")
 

@@ -51,7 +51,7 @@ def test_mass_is_the_log_of_each_spans_weight_without_positions(
     executor: Executor, sizes: list[int], seed: int
 ) -> None:
     query, key, value = vectors(sum(sizes), seed)
-    spans = SpanSet(Pages.of(sizes, key.device), HALF)
+    spans = SpanSet(Pages(sizes, key.device), HALF)
     spans.fill(key, value)
     keys = key.double().repeat_interleave(2, 1)
     scores = query.double() @ keys.transpose(-1, -2) * SCALING
@@ -63,7 +63,7 @@ def test_mass_is_the_log_of_each_spans_weight_without_positions(
 @each_executor
 def test_every_weight_by_which_rows_rank_is_told(executor: Executor) -> None:
     query, key, value = vectors(12 + 3)
-    spans = SpanSet(Pages.of((5, 4, 3), key.device), HALF)
+    spans = SpanSet(Pages((5, 4, 3), key.device), HALF)
     spans.fill(key[:, :, :12], value[:, :, :12])
     told: list[torch.Tensor] = []
     suffix = Span(HALF)

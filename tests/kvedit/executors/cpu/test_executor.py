@@ -18,7 +18,7 @@ from kvedit.visibility import causal
 def test_a_set_is_forgotten_with_its_pages() -> None:
     """A cut that held the pages would keep them, and so itself, for ever."""
     executor, geometry = CpuExecutor(), RotaryGeometry(100.0 ** (-torch.arange(4).float() / 4))
-    spans = SpanSet(Pages.of((3, 4), torch.device("cpu")), geometry)
+    spans = SpanSet(Pages((3, 4), torch.device("cpu")), geometry)
     spans.fill(torch.randn(1, 1, 7, 8), torch.randn(1, 1, 7, 8))
     own = Span(geometry)
     own.append(torch.randn(1, 1, 2, 8), torch.randn(1, 1, 2, 8))

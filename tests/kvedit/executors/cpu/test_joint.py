@@ -90,7 +90,7 @@ def test_any_set_is_read_as_specified(
 
 def run(looks: Sequence[Look], sizes: Sequence[int], end: int) -> list[Rows]:
     """Return the rows of a set's spans, which see some other spans too."""
-    spans = SpanSet(Pages.of(sizes, torch.device("cpu")), HALF)
+    spans = SpanSet(Pages(sizes, torch.device("cpu")), HALF)
     _, key, value = vectors(sum(sizes), 5, dim=8)
     spans.fill(key, value)
     others = [look.sight(LAYER, 8, 1, 10 + place) for place, look in enumerate(looks)]

@@ -10,7 +10,7 @@ sizes = st.lists(st.integers(1, 700), min_size=1, max_size=8)
 
 
 def cut_of(lengths: list[int]) -> tuple[Pages, Cut]:
-    pages = Pages.of(lengths, torch.device("cpu"))
+    pages = Pages(lengths, torch.device("cpu"))
     return pages, Cut.of(pages)
 
 

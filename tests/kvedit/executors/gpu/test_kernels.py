@@ -94,7 +94,7 @@ class Case:
         _, key, value = qkv
         geometry = self.layer.geometry
         prefix, suffix = Span(geometry), Span(geometry)
-        inside = SpanSet(Pages.of(self.sizes, DEVICE), geometry)
+        inside = SpanSet(Pages(self.sizes, DEVICE), geometry)
         prefix.append(key[:, :, : self.prefix], value[:, :, : self.prefix])
         inside.fill(key[:, :, self.prefix : self.end], value[:, :, self.prefix : self.end])
         suffix.append(key[:, :, self.end :], value[:, :, self.end :])
@@ -468,7 +468,7 @@ ODD: dict[str, Callable[[], Sight | Ranked]] = {
 
 
 def several(layer: Layer) -> SpanSet:
-    spans = SpanSet(Pages.of((9, 20, 1), DEVICE), layer.geometry)
+    spans = SpanSet(Pages((9, 20, 1), DEVICE), layer.geometry)
     spans.fill(*vectors(30, seed=5)[1:])
     return spans
 
@@ -500,7 +500,7 @@ def test_several_sets_and_starts_of_a_batch_are_read_at_once() -> None:
     query, key, value = vectors(5, heads=4, batch=2)
     own = Span(LAYER.geometry)
     own.append(key, value)
-    sets = [SpanSet(Pages.of(sizes, DEVICE), LAYER.geometry) for sizes in ((3, 17), (1, 2, 5))]
+    sets = [SpanSet(Pages(sizes, DEVICE), LAYER.geometry) for sizes in ((3, 17), (1, 2, 5))]
     for seed, spans in enumerate(sets):
         spans.fill(*vectors(sum(spans.pages.sizes), seed=seed, batch=2)[1:])
     apart = Sight(held(18, LAYER, 3, batch=2), moved(5, 4, 2))
