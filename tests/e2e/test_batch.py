@@ -182,7 +182,7 @@ def test_a_server_killed_in_mid_batch_completes_it_when_started_again() -> None:
 
 
 def test_a_run_that_is_killed_and_interrupted_completes_every_item_once(tmp_path: Path) -> None:
-    out, count = tmp_path / "verdicts.jsonl", 100
+    out, count = tmp_path / "verdicts.jsonl", 400
     command = ("judge", f"pocket:{count}", "--method", "swap", "--out", str(out))
 
     def written() -> int:
