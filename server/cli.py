@@ -81,6 +81,8 @@ def serve(
     given |= {field: given.pop(option) for field, option in options.RENAMED.items()}
     try:
         settings = options.read_settings(given)
+        # before the model loads, which says who reads, and why others do not
+        logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(message)s")
         Calibration(settings.slot_biases).close()  # a fault of the file is met before anything runs
         loaded = load(settings)
     except EvenhandError as error:
@@ -91,7 +93,6 @@ def serve(
 
 async def _serve(settings: Settings, engine: Engine) -> None:
     """Serve until a signal, then close the engine."""
-    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(message)s")
     application = create_app(settings, engine)
     config = uvicorn.Config(
         application,

@@ -31,6 +31,18 @@ def process(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Po
             running.kill()
 
 
+def test_the_log_says_who_reads(tiny: Path) -> None:
+    command = [*EVENHAND, "--port", "0", "--threads", "1", "--model", str(tiny)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stdout is not None
+        running.stdout.readline()  # it is up
+        running.send_signal(signal.SIGTERM)
+        _, said = running.communicate(timeout=20)
+    assert "INFO executor 'cpu' reads\n" in said
+
+
 def test_it_serves_then_drains_then_aborts(tiny: Path) -> None:
     """All in one process, since importing torch is what takes the time."""
     names = ("--served-model-name", "one", "--served-model-name", "two", "--api-key", "k")
