@@ -34,6 +34,7 @@ from kvedit.gate import (
     error,
     spread_positions,
 )
+from kvedit.kernels.fit import fit
 from kvedit.plain import PlainReading
 from kvedit.reading import Layer, LayerKind, Reading
 from kvedit.rotary import Layout, RotaryGeometry
@@ -141,6 +142,24 @@ def open_door(model: PreTrainedModel, executor: Executor | None = None) -> Door:
         model.set_attn_implementation(before)
         return Door(model, (), closed, f"{name}: {refused}")
     return Door(model, layers, choice, None)
+
+
+def fit_kernels(model: PreTrainedModel) -> Mapping[str, str]:
+    """Give a model on a CPU the kernels that are fastest there (see `kvedit.kernels.fit`).
+
+    returns  by shape of its linear layers, what multiplies them; empty where all stay stock
+
+    Before the door is opened, since what it measures shall be what runs. Logits then differ from
+    the stock model's in their last digits.
+    """
+    if model.device.type != "cpu":
+        return {}
+
+    def run() -> None:
+        with torch.inference_mode():
+            model(input_ids=_random_ids(model), use_cache=False)
+
+    return fit(model, run, _attention)
 
 
 def _attention(  # noqa: PLR0913  transformers calls it with so many

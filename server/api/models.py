@@ -39,4 +39,5 @@ def _card(service: Service, name: str) -> dict[str, Any]:
         "abilities": sorted(service.engine.offers),
         "refusals": dict(info.refusals),
         "executor": {"name": info.executor, "refusals": dict(info.executors)},
+        "kernels": dict(info.kernels),
     }

@@ -24,6 +24,7 @@ class ModelInfo:
                server's affair
     executor   who reads, where attention is offered
     executors  by name, why others do not read
+    kernels    by shape, what multiplies linear layers; empty = the framework's own
     software   that computes, each with its version
     """
 
@@ -38,6 +39,7 @@ class ModelInfo:
     device: str = ""
     executor: str = ""
     executors: Mapping[str, str] = field(default_factory=dict)
+    kernels: Mapping[str, str] = field(default_factory=dict)
     software: tuple[str, ...] = ()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import llvmlite.binding  # type: ignore[import-untyped]
 import numba
@@ -58,8 +58,19 @@ def loop(function: Function) -> Function:
     return cast("Function", numba.njit(fastmath=SUMS, **INSIDE)(function))
 
 
-def kernel(function: Callable[[Any], None]) -> Callable[[Task], None]:
-    """Compile a function of a task's address; what is returned runs it and waits for its end.
+class Kernel(Protocol):
+    """A compiled function of a task."""
+
+    def __call__(self, task: Task, *, team: bool = True) -> None:
+        """Run it, and wait for its end.
+
+        team  whether all threads do; a task of microseconds is done before they have met
+        """
+        ...
+
+
+def kernel(function: Callable[[Any], None]) -> Kernel:
+    """Compile a function of a task's address.
 
     The machine code is kept on disk, beside the source or in the user's cache, where there is one.
     """
@@ -74,9 +85,9 @@ def kernel(function: Callable[[Any], None]) -> Callable[[Task], None]:
     parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
     parallel.restype = None
 
-    def run(task: Task) -> None:
+    def run(task: Task, *, team: bool = True) -> None:
         count = torch.get_num_threads()
-        if count == 1:
+        if count == 1 or not team:
             alone(ctypes.addressof(task))
         else:
             parallel(compiled.address, ctypes.addressof(task), count, 0)
@@ -100,7 +111,7 @@ def _pointer_to(typing: Any, address: Any, kind: Any) -> Any:
     return pointer(kind.dtype)(types.int64, kind), generate
 
 
-_pointer: Any = _pointer_to
+pointer: Any = _pointer_to
 
 
 @intrinsic
@@ -125,10 +136,10 @@ fetch: Any = _fetch  # without the argument that numba fills in
 @loop
 def floats(address: int, shape: Any) -> Any:
     """Return the array of float32 at an address."""
-    return carray(_pointer(address, np.float32), shape)
+    return carray(pointer(address, np.float32), shape)
 
 
 @loop
 def whole(address: int, shape: Any) -> Any:
     """Return the array of int64 at an address."""
-    return carray(_pointer(address, np.int64), shape)
+    return carray(pointer(address, np.int64), shape)

@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 import torch
 from transformers import (
@@ -21,7 +22,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from kvedit.hf import Door, open_door
+from kvedit.hf import Door, fit_kernels, open_door
 from kvedit.shelf import Shelf
 from server.engines import readings
 from server.engines.base import Ability, ModelInfo
@@ -40,6 +41,8 @@ ACTIVE = 64  # sequences that run at once
 SOFTWARE = ("torch", "transformers", "numba")  # whose version decides last bits
 REUSE = 256 * 2**20  # bytes of cache kept for later requests
 
+Kernels = Literal["auto", "stock"]
+
 
 class HfEngine:
     """A transformers model in one worker thread.
@@ -50,9 +53,11 @@ class HfEngine:
     active_limit   sequences that run at once; the rest wait
     reuse_bytes    cache kept of prefixes and document sets for later requests, half of it for
                    deterministic ones; 0 = none
+    kernels        auto = those that are fastest on the machine; stock = transformers' own, so that
+                   a plain request alone gives its very bits
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # an argument for each thing that the operator decides
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
@@ -62,19 +67,21 @@ class HfEngine:
         max_model_len: int | None = None,
         active_limit: int = ACTIVE,
         reuse_bytes: int = REUSE,
+        kernels: Kernels = "auto",
     ) -> None:
         _check(model)
         self.model = model
+        loaded = digest(model, tokenizer, ends := _ends(model, tokenizer))
+        fitted = fit_kernels(model) if kernels == "auto" else {}
         config = model.config.get_text_config(decoder=True)
         limit = max_model_len or int(config.max_position_embeddings)
         door = open_door(model)
         vocabulary = Vocabulary(tokenizer, int(config.vocab_size))
         encoder = Encoder(tokenizer, vocabulary, limit)
-        ends = _ends(model, tokenizer)
         grammars = Grammars(tokenizer, vocabulary.size, ends)
-        shelves = (Shelf(reuse_bytes // 2) for _ in range(2))
+        shelf, loose = (Shelf(reuse_bytes // 2) for _ in range(2))
         self._preparation = Preparation(
-            model, door, vocabulary, encoder, grammars, ends, limit, *shelves
+            model, door, vocabulary, encoder, grammars, ends, limit, shelf, loose, bool(fitted)
         )
         self._info = ModelInfo(
             id=name,
@@ -83,11 +90,12 @@ class HfEngine:
             abilities=_abilities(door.refusal, grammars),
             refusals=_refusals(door),
             created=int(time.time()),
-            weights=digest(model, tokenizer, ends),
+            weights=loaded,
             dtype=str(model.dtype).removeprefix("torch."),
             device=model.device.type,
             executor="" if door.refusal else door.executor.name,
             executors=door.choice.refusals,
+            kernels=fitted,
             software=tuple(f"{name} {version(name)}" for name in SOFTWARE if find_spec(name)),
         )
         # one thread: a tokenizer must not be used by two at once
@@ -106,6 +114,7 @@ class HfEngine:
         max_model_len: int | None = None,
         active_limit: int = ACTIVE,
         reuse_bytes: int = REUSE,
+        kernels: Kernels = "auto",
     ) -> HfEngine:
         """Load a model from a local folder: safetensors only, no code from it, no network.
 
@@ -124,6 +133,7 @@ class HfEngine:
                 max_model_len=max_model_len,
                 active_limit=active_limit,
                 reuse_bytes=reuse_bytes,
+                kernels=kernels,
             )
         )
 

@@ -75,11 +75,14 @@ class StockForward:
 
     A sequence that shares a forward leaves this path for the plain reading: its rotated keys are
     those of a span that stands where it is, so nothing is computed again.
+
+    leaves  whether it leaves after the prompt in any case, since the reading's steps are faster
     """
 
-    def __init__(self, door: Door, prefill: Prefill) -> None:
+    def __init__(self, door: Door, prefill: Prefill, leaves: bool = False) -> None:
         self._door = door
         self._open = door.suits(PlainReading()) is None
+        self._leaves = leaves and self._open
         self._prefill = prefill
         self._cache: DynamicCache | None = None
         self._plain: PlainReading | None = None
@@ -98,6 +101,8 @@ class StockForward:
         if self._plain is not None:
             return self._door.forward(ids, self._plain, keep)
         keep = 1 if keep is None else keep
+        if self._cache is not None and self._leaves:
+            return self._door.forward(ids, self.reading(), keep)
         if self._cache is not None:
             return run(self._door.model, ids, self._cache, keep)
         logits, self._cache = self._prefill.take(ids, keep)

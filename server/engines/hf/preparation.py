@@ -31,6 +31,7 @@ class Preparation:
     limit  the context, tokens
     shelf  pieces of cache that deterministic requests share
     loose  the same for the others: what is computed in a shared forward depends on the neighbours
+    fitted whether the model has kernels of the machine, so that its very bits are nobody's affair
     """
 
     model: PreTrainedModel
@@ -42,6 +43,7 @@ class Preparation:
     limit: int
     shelf: Shelf
     loose: Shelf
+    fitted: bool = False
 
     def check(self, work: Work) -> None:
         """Raise PlanError, in one sentence, for work that cannot run."""
@@ -132,7 +134,7 @@ class Preparation:
         self, reading: ReadingSpec | None, encoded: Encoded, prefill: Prefill, deterministic: bool
     ) -> Forward:
         if reading is None:
-            return StockForward(self.door, prefill)
+            return StockForward(self.door, prefill, leaves=self.fitted)
         shelf = self.shelf if deterministic else self.loose
         return ReadingForward(self.door, readings.build(reading, encoded.segments, shelf))
 
