@@ -16,7 +16,7 @@ from kvedit.kernels.choice import MOST_FEW, ROUNDINGS, Choice, choose
 from kvedit.kernels.gated import Gated
 from kvedit.kernels.linear import Embedding, Linear
 from kvedit.kernels.norm import SHARED, Norm
-from kvedit.kernels.weights import DTYPES, Stock, Weights, packed_order
+from kvedit.kernels.weights import DTYPES, Packed, Stock, Unpacked, Weights, packed_order
 
 logger = logging.getLogger(__name__)
 
@@ -124,9 +124,13 @@ def _by_shape(shared: list[_Shared]) -> list[list[_Shared]]:
 
 def _settle(one: _Shared, choice: Choice) -> None:
     """Let a kernel hold a weight; what was loaded is forgotten if it has a copy."""
-    one.hold(choice.make(one.weight))
-    if choice.name == "packed":
-        memory.forget(one.weight.data_ptr(), one.weight.nbytes)
+    held = choice.make(one.weight)
+    if isinstance(held, Packed):
+        if not held.ordered and any(isinstance(module, Embedding) for module in one.modules):
+            held = Unpacked(one.weight)
+        else:
+            memory.forget(one.weight.data_ptr(), one.weight.nbytes)
+    one.hold(held)
 
 
 def _found(model: nn.Module) -> Iterator[tuple[Tensor, list[_Place], bool]]:

@@ -73,22 +73,26 @@ class Unpacked(Stock):
 class Packed:
     """oneDNN's product, on a copy of the weights in its own order.
 
-    weight  [outputs, inputs]
-    few     up to so many rows are multiplied by our own loop, which needs `packed_order`
+    weight   [outputs, inputs]
+    few      up to so many rows are multiplied by our own loop, if the order is one that it knows
+    ordered  whether it is; an embedding needs that too
     """
 
     def __init__(self, weight: Tensor, few: int = 0) -> None:
         self.outputs, self.inputs = weight.shape
-        self.dtype, self.few = weight.dtype, few
-        self._order = packed_order(weight.dtype)
-        assert self._order is not None or not few, "a loop knows one order"
+        self.dtype = weight.dtype
         self._packed = onednn._reorder_linear_weight(weight, ROWS)
         self.address, size = onednn.data_ptr(self._packed), onednn._nbytes(self._packed)
         memory.gather(self.address, size)
         self.blocks = -(-self.outputs // BLOCK)
-        self.padded = size // weight.itemsize // (self.blocks * BLOCK)
+        self.padded, rest = divmod(size // weight.itemsize, self.blocks * BLOCK)
+        self._order = (
+            packed_order(weight.dtype) if self.padded >= self.inputs and not rest else None
+        )
+        self.ordered = self._order is not None and self._holds(weight)
+        self.few = few if self.ordered else 0
         self._bias: Tensor | None = None
-        self._loop = Products([self], [None]) if few else None
+        self._loop: Products | None = None
 
     def multiply(self, rows: Tensor, bias: Tensor | None) -> Tensor:
         """Multiply (see `Weights`)."""
@@ -101,9 +105,14 @@ class Packed:
 
     def look_up(self, outputs: Tensor) -> Tensor:
         """Gather what stands for some outputs (see `Weights`)."""
-        assert self._order is not None, "an embedding is packed where the order is known"
+        assert self._order is not None, "an embedding needs weights that are `ordered`"
         flat = _view(self.address, self.blocks * BLOCK * self.padded, self.dtype)
         return self._order.look_up(flat, outputs, self.inputs, self.padded)
+
+    def _holds(self, weight: Tensor) -> bool:
+        """Return whether weights are where the order says, at both ends and between."""
+        some = torch.tensor([0, self.outputs // 2, self.outputs - 1])
+        return torch.equal(self.look_up(some), weight[some])
 
     def _few(self, rows: Tensor, count: int, bias: Tensor | None) -> Tensor:
         if self._loop is None or bias is not self._bias:
