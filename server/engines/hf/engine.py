@@ -85,7 +85,7 @@ class HfEngine:
             created=int(time.time()),
             weights=digest(model, tokenizer, ends),
             dtype=str(model.dtype).removeprefix("torch."),
-            device=model.device.type,
+            device=door.device.type,
             executor="" if door.refusal else door.executor.name,
             executors=door.choice.refusals,
             software=tuple(f"{name} {version(name)}" for name in SOFTWARE if find_spec(name)),
