@@ -36,7 +36,7 @@ class Placed(Tensor):
     ) -> Placed:
         if isinstance(held, Placed):  # whoever fills a parameter's place makes one of its class
             return held
-        placed: Placed = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        placed: Placed = torch.Tensor._make_wrapper_subclass(
             cls,
             held.shape,
             strides=held.stride(),
@@ -52,7 +52,7 @@ class Placed(Tensor):
         return self.held.tolist()
 
     @classmethod
-    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def,override]  # noqa: ANN001, ANN206, E501
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def,override]  # noqa: ANN001, ANN206
         return run(func, args, kwargs or {})
 
 

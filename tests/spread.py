@@ -12,6 +12,7 @@ from accelerate import (  # type: ignore[import-untyped]
     disk_offload,
     dispatch_model,
 )
+from accelerate.hooks import remove_hook_from_module  # type: ignore[import-untyped]
 from devices import ONE, OTHER
 from models import tiny_llama
 from reads import ids
@@ -77,23 +78,27 @@ def placed(places: tuple[str, ...]) -> dict[str, str]:
 
 
 # while `devices.Devices` is entered: layers on both, the last one and the head not where ids are;
-# the same with some that are elsewhere in between
+# the same with some that are elsewhere in between; and with logits that stay where the head is
 ACROSS = {
     "devices": (str(ONE), str(ONE), str(OTHER), str(OTHER), str(OTHER)),
     "devices and offload": (str(ONE), "cpu", str(OTHER), "disk", str(OTHER)),
+    "logits elsewhere": (str(ONE), str(ONE), str(OTHER), str(OTHER), str(OTHER)),
 }
 
 
 def across(folder: Path, how: str) -> LlamaForCausalLM:
     """Return the model of a folder on two devices, in one of the ways of `ACROSS`."""
     model = whole(folder)
-    return dispatch_model(  # type: ignore[no-any-return]
+    dispatch_model(
         model,
         placed(ACROSS[how]),
         main_device=ONE,
         offload_dir=str(folder / "dispatched"),
         skip_keys=model._skip_keys_device_placement,
     )
+    if how == "logits elsewhere":
+        remove_hook_from_module(model)  # of the whole, which would bring them back
+    return model
 
 
 def readings() -> dict[str, tuple[Reading, int]]:

@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.hooks import (  # type: ignore[import-untyped]
+    ModelHook,
+    add_hook_to_module,
+)
 from models import tiny_llama
 from reads import ids
 from spread import CPU, OFFLOADED, answer, offloaded, readings, same, saved, shared, whole
@@ -88,3 +92,11 @@ def test_the_entrance_is_where_the_embeddings_compute() -> None:
     assert entrance(model) == CPU
     model.model.embed_tokens.to("meta")
     assert entrance(model).type == "meta"  # no hook says otherwise: it is not loaded
+
+
+def test_hooks_may_stand_in_a_row(folder: Path) -> None:
+    model = offloaded(folder, "cpu")
+    for module in (model, model.model.embed_tokens):
+        add_hook_to_module(module, ModelHook(), append=True)
+    assert entrance(model) == CPU
+    assert not any(tensor.is_meta for _, tensor in content(model))

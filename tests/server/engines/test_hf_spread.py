@@ -126,8 +126,9 @@ async def test_offloaded(
     await spread.close()
 
 
+@pytest.mark.parametrize("how", ["devices and offload", "logits elsewhere"])
 async def test_on_several_devices(
-    folder: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tokenizer: PreTrainedTokenizerFast, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, generator = Worker._run, sampling._generator
 
@@ -142,7 +143,7 @@ async def test_on_several_devices(
     monkeypatch.setattr(choice, "_candidates", lambda device: iter(()))
     engine = HfEngine(whole(folder), tokenizer, name="tiny")
     with Devices():
-        spread = HfEngine(across(folder, "devices and offload"), tokenizer, name="tiny")
+        spread = HfEngine(across(folder, how), tokenizer, name="tiny")
     assert spread.info.weights == engine.info.weights
     found, expected = await one_by_one(spread), await one_by_one(engine)
     assert found["labels"] == expected["labels"] and found["reuse"] == expected["reuse"]
