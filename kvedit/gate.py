@@ -67,7 +67,8 @@ class Measuring:
     """A reader that attends to nothing: it finds each layer's geometry and replays the stock pass.
 
     positions   [query] of the stock pass
-    candidates  geometries to try, in order; None = no positions
+    candidates  geometries to try, in order, wherever they are; None = no positions
+    found       by layer, on its device: the same object for all layers there that share one
     """
 
     def __init__(
@@ -80,18 +81,20 @@ class Measuring:
         self._watched = watched
         self._positions = positions
         self._candidates = candidates
+        self._on: dict[torch.device, list[RotaryGeometry | None]] = {}  # the candidates
 
     def read(self, layer: Layer, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Compare, and return the stock output (see `kvedit.together.Alone.read`)."""
         stock = self._watched[layer.index]
         if query.shape[-1] != value.shape[-1] or query.shape[1] % key.shape[1]:
             raise RefusedError(f"layer {layer.index} has keys and values of different widths")
+        positions = self._positions.to(query.device)
         state = attend(
             stock.query,
             stock.key,
             stock.value,
             layer.scaling,
-            visible=causal_mask(self._positions, self._positions),
+            visible=causal_mask(positions, positions),
             softcap=layer.softcap,
         )
         off = error(state.output, stock.output)
@@ -103,11 +106,14 @@ class Measuring:
     def _geometry(
         self, index: int, stock: Seen, query: Tensor, key: Tensor
     ) -> RotaryGeometry | None:
-        allowed = TURN_ROUNDINGS * rounding(query.dtype)
+        allowed, positions = (
+            TURN_ROUNDINGS * rounding(query.dtype),
+            self._positions.to(query.device),
+        )
         least = torch.inf
-        for candidate in self._candidates:
+        for candidate in self._candidates_on(query.device):
             worst = max(
-                turn_error(turn_as_trained(candidate, raw, self._positions), raw, expected)
+                turn_error(turn_as_trained(candidate, raw, positions), raw, expected)
                 for raw, expected in ((query, stock.query), (key, stock.key))
             )
             if worst <= allowed:
@@ -117,6 +123,12 @@ class Measuring:
             f"no rotary layout reproduces the queries and keys of layer {index} "
             f"(the best one is off by {least:.1g} of a dimension's greatest entry)"
         )
+
+    def _candidates_on(self, device: torch.device) -> list[RotaryGeometry | None]:
+        """Return the candidates on a layer's device."""
+        if device not in self._on:
+            self._on[device] = [each and each.on(device) for each in self._candidates]
+        return self._on[device]
 
 
 def causal_mask(query: Tensor, kv: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Protocol
 
 import torch
@@ -35,6 +36,7 @@ from kvedit.gate import (
     spread_positions,
 )
 from kvedit.kernels.fit import fit
+from kvedit.placement import content, entrance
 from kvedit.plain import PlainReading
 from kvedit.reading import Layer, LayerKind, Reading
 from kvedit.rotary import Layout, RotaryGeometry
@@ -48,6 +50,8 @@ LAYOUTS: tuple[Layout, ...] = ("half", "interleaved")
 CHANGING = frozenset({"dynamic", "longrope"})
 GATE_TOKENS = 24
 GATE_PREFILL = 16  # the rest one by one
+
+Keep = int | Sequence[int] | None  # how many last positions, or which; 0 = all, None = none
 
 
 class Reader(Protocol):
@@ -86,17 +90,21 @@ class Door:
         """Return why the model cannot be read so, or None."""
         return self.refusal or reading.suits(self.layers)
 
-    def forward(self, ids: Tensor, reading: Reading, keep: int | Tensor | None = 1) -> Tensor:
+    @property
+    def device(self) -> torch.device:
+        """Return where token ids are wanted, and logits come; layers may be elsewhere."""
+        return entrance(self.model)
+
+    def forward(self, ids: Tensor, reading: Reading, keep: Keep = 1) -> Tensor:
         """Run the model with a reading.
 
         ids      [batch, query] int64  the whole prompt first, then what follows
-        keep     how many last positions to return logits for, or their indices; 0 = all,
-                 None = none
+        keep     which positions to return logits for
         returns  [batch, keep, vocab]
         """
         return self.run(ids, Alone(reading, self.executor), keep)
 
-    def run(self, ids: Tensor, reader: Reader, keep: int | Tensor | None = 1) -> Tensor:
+    def run(self, ids: Tensor, reader: Reader, keep: Keep = 1) -> Tensor:
         """Run the model with a reader; the rest as in `forward`."""
         assert self.refusal is None, self.refusal
         return _forward(self.model, self.layers, ids, reader, keep)
@@ -112,9 +120,8 @@ class Door:
         """
         lengths = [ids.shape[1] for ids in pieces]
         together = Together(readings, lengths, self.executor)
-        ids = torch.cat(list(pieces), 1)
-        last = torch.tensor(lengths, device=ids.device).cumsum(0) - 1
-        logits = self.run(ids, together, last)
+        last = [end - 1 for end in accumulate(lengths)]
+        logits = self.run(torch.cat(list(pieces), 1), together, last)
         return logits.transpose(0, 1), together.failed
 
 
@@ -217,11 +224,11 @@ def _forward(
     layers: tuple[LayerKind, ...],
     ids: Tensor,
     reader: Reader,
-    keep: int | Tensor | None,
+    keep: Keep,
 ) -> Tensor:
     tail: int | None = None
     if keep is None:
-        keep, tail = torch.empty(0, dtype=torch.int64, device=ids.device), 0
+        keep, tail = (), 0
     elif isinstance(keep, int) and keep > 0:
         tail = keep
     logits: Tensor = model(
@@ -230,7 +237,8 @@ def _forward(
         # an already prepared 4-D mask stops transformers from building one; the reading masks
         attention_mask=torch.ones((1, 1, 1, 1), dtype=torch.bool, device=ids.device),
         use_cache=False,
-        logits_to_keep=keep,
+        # numbers are on no device: a tensor would stay on that of the ids, the last layer may not
+        logits_to_keep=keep if isinstance(keep, int) else list(keep),
         reader=reader,
         layers=layers,
         tail=tail,
@@ -253,7 +261,7 @@ def _measure(model: PreTrainedModel) -> tuple[tuple[LayerKind, ...], list[Shape]
     missing = set(range(config.num_hidden_layers)) - set(watched.layers)
     if missing:
         raise RefusedError(f"layers {sorted(missing)} do not use the attention interface")
-    positions = spread_positions(GATE_TOKENS, limit, model.device)
+    positions = spread_positions(GATE_TOKENS, limit, ids.device)
     measuring = Measuring(watched.layers, positions, [*candidates, None])
     _forward(model, (), ids, measuring, 1)
     geometries = [measuring.found[index] for index in range(config.num_hidden_layers)]
@@ -274,7 +282,7 @@ def _shapes(
         query, (_, kv_heads, _, _) = seen.query, seen.key.shape
         layer = Layer(0, geometry, seen.scaling, seen.softcap)
         heads, dim = query.shape[1], query.shape[3]
-        key = (id(geometry), seen.scaling, seen.softcap, heads, kv_heads, dim)
+        key = (id(geometry), seen.scaling, seen.softcap, heads, kv_heads, dim, query.device)
         found[key] = Shape(layer, heads, kv_heads, dim, query.dtype, query.device)
     return list(found.values())
 
@@ -295,7 +303,7 @@ def _compare_plain(
 def _random_ids(model: PreTrainedModel) -> Tensor:
     vocabulary = model.config.get_text_config().vocab_size
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(vocabulary, (1, GATE_TOKENS), generator=generator).to(model.device)
+    return torch.randint(vocabulary, (1, GATE_TOKENS), generator=generator).to(entrance(model))
 
 
 def _written(model: PreTrainedModel, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -354,14 +362,18 @@ def _watched(model: PreTrainedModel, ids: Tensor, limit: int) -> Watch:
 
 
 def _candidates(model: PreTrainedModel) -> list[RotaryGeometry]:
-    """Return every geometry that the model's own buffers allow."""
+    """Return every geometry that the model's own buffers allow, whatever device they are on."""
     found: list[Tensor] = []
-    for name, buffer in model.named_buffers():
-        last = name.rsplit(".", 1)[-1]
-        known = any(torch.equal(buffer, other) for other in found)
-        if last.endswith("inv_freq") and "original" not in last and not known:
-            found.append(buffer)
-    return [RotaryGeometry(buffer.float(), layout) for buffer in found for layout in LAYOUTS]
+    for _, buffer in content(model, _says_frequencies):
+        frequencies = buffer.float().cpu()
+        if not any(torch.equal(frequencies, other) for other in found):
+            found.append(frequencies)
+    return [RotaryGeometry(each, layout) for each in found for layout in LAYOUTS]
+
+
+def _says_frequencies(name: str) -> bool:
+    last = name.rsplit(".", 1)[-1]
+    return last.endswith("inv_freq") and "original" not in last
 
 
 def _windows(model: PreTrainedModel, ids: Tensor, limit: int) -> list[int | None]:

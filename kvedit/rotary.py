@@ -26,7 +26,7 @@ TABLE_REACH = 16384  # positions that a table holds at most: 16 MB for 128 dimen
 class RotaryGeometry:
     """How one layer turns its queries and keys.
 
-    inv_freq  [width / 2] float32, radians per token
+    inv_freq  [width / 2] float32, radians per token; on the layer's device, as all that is turned
     layout    "half": dimension j turns with j + width / 2 (Llama)
               "interleaved": dimension 2j turns with 2j + 1 (GLM)
     pairs     [width] int64, the dimension that each one turns with, on the CPU
@@ -47,6 +47,12 @@ class RotaryGeometry:
     def width(self) -> int:
         """Return how many leading dimensions turn."""
         return 2 * self.inv_freq.shape[-1]
+
+    def on(self, device: torch.device) -> RotaryGeometry:
+        """Return the same geometry for a layer on some device: itself, if it is there."""
+        if self.inv_freq.device == device:
+            return self
+        return RotaryGeometry(self.inv_freq.to(device), self.layout)
 
     def phases(self, positions: Tensor) -> Phases:
         """Return cosine and signed sine of the angles at some positions, for each dimension.

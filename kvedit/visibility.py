@@ -99,4 +99,7 @@ def _both(one: Bound | None, other: Bound | None) -> Bound | None:
 def _lesser(one: Bound, other: Bound) -> Bound:
     if isinstance(one, int) and isinstance(other, int):
         return min(one, other)
-    return torch.minimum(*torch.broadcast_tensors(*map(torch.as_tensor, (one, other))))
+    # where the first is, as a rule the row's own index: counts may come from elsewhere
+    device = next(each.device for each in (one, other) if isinstance(each, Tensor))
+    bounds = (torch.as_tensor(each, device=device) for each in (one, other))
+    return torch.minimum(*torch.broadcast_tensors(*bounds))

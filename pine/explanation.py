@@ -17,7 +17,10 @@ class Explanation:
     def add(self, importance: Tensor) -> None:
         """Count the importance of documents to suffix tokens, [batch, heads, query, documents]."""
         flat = importance.double().flatten(0, -2)
-        self._total = flat.sum(0) if self._total is None else self._total + flat.sum(0)
+        added = flat.sum(0)
+        if self._total is not None:  # layers may be on other devices
+            added = self._total + added.to(self._total.device)
+        self._total = added
         self._rows += len(flat)
 
     def in_order(self, order: Sequence[int]) -> list[float]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from kvedit.pages import Pages
@@ -43,7 +44,7 @@ class PineReading:
         self._segments = segments
         self._reuse = Reuse(segments, shelf)
         self._explanation = Explanation() if explain else None
-        self._pages: Pages | None = None
+        self._pages: dict[torch.device, Pages] = {}  # one for all layers of a device
         self._pieces: dict[int, Piece] = {}  # prefix and documents
         self._suffixes: dict[int, Span] = {}
         self._behind: dict[int, Sights] = {}  # what suffix tokens see
@@ -135,9 +136,9 @@ class PineReading:
         return (*before, ranked, Sight(suffix, self._end, causal))
 
     def _layout(self, key: Tensor) -> Pages:
-        if self._pages is None:
-            self._pages = Pages(self._segments.lengths, key.device)
-        return self._pages
+        if key.device not in self._pages:
+            self._pages[key.device] = Pages(self._segments.lengths, key.device)
+        return self._pages[key.device]
 
     def _count(self, index: int, piece: Piece, new: int) -> tuple[int, int]:
         """Return the tokens of a layer's forward, from the first to before the last.

@@ -22,7 +22,7 @@ class Executor(Protocol):
 
     @property
     def name(self) -> str:
-        """Return `torch`, `cpu` or `gpu`."""
+        """Return `torch`, `cpu` or `gpu`, or several of them joined by `+`."""
         ...
 
     def read(self, layer: Layer, query: Tensor, rows: Sequence[Rows]) -> Tensor:

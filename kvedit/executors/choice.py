@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kvedit.executors import Executor, cpu, gpu
+from kvedit.executors.by_device import ByDevice
 from kvedit.executors.cases import CASES, Shape, masses, outputs
 from kvedit.executors.torch import TorchExecutor
 
@@ -29,10 +30,30 @@ class Choice:
 
 
 def choose(shapes: Sequence[Shape]) -> Choice:
-    """Return the executor for layers of these kinds, which are all on one kind of device.
+    """Return the executor for layers of these kinds: on several devices, one for each if need be.
 
-    Each candidate reads random spans in several ways; one that raises, or is off, is not used.
+    Each candidate reads random spans in several ways, on every device that layers are on; one that
+    raises, or is off, is not used there.
     """
+    kinds: dict[torch.device, list[Shape]] = {}
+    for shape in shapes:
+        kinds.setdefault(shape.device, []).append(shape)
+    choices = {device: _choose_on(own) for device, own in kinds.items()}
+    executors = {device: choice.executor for device, choice in choices.items()}
+    first, *others = choices.values()
+    if not others:
+        return first
+    refusals: dict[str, str] = {}
+    for device, choice in choices.items():
+        for name, reason in choice.refusals.items():
+            before = f"{refusals[name]}; " if name in refusals else ""
+            refusals[name] = f"{before}on {device}: {reason}"
+    alike = all(each.name == first.executor.name for each in executors.values())
+    return Choice(first.executor if alike else ByDevice(executors), refusals)
+
+
+def _choose_on(shapes: Sequence[Shape]) -> Choice:
+    """Return the executor for layers of these kinds, which are all on one device."""
     refusals: dict[str, str] = {}
     for name, make in _candidates(shapes[0].device.type):
         reason = _refusal(make, shapes)

@@ -1,6 +1,7 @@
 from collections.abc import Callable
 
 import torch
+from devices import ONE, Devices
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -66,3 +67,15 @@ def test_each_row_may_see_another_number_of_first_tokens(counts: list[int], most
 
 def test_where_everything_is_seen_there_is_no_mask() -> None:
     assert everything.mask(torch.arange(3), torch.arange(4)) is None
+
+
+def test_counts_may_be_elsewhere_than_rows() -> None:
+    visible, rows, kv = causal & first(torch.tensor([1, 5, 2])), torch.arange(3), torch.arange(4)
+    with Devices():
+        mask = visible.mask(rows.to(ONE), kv.to(ONE))
+        assert mask is not None and mask.device == ONE
+        assert torch.equal(
+            mask.cpu(), torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 0, 0]]) == 1
+        )
+        lower, upper = first(torch.tensor([3]).to(ONE)).bounds(4)
+    assert lower == 0 and upper.tolist() == [3]  # type: ignore[union-attr]

@@ -16,7 +16,7 @@ class Context:
     """The tokens of one sequence; it takes memory when its first ones are read.
 
     forward  the model, with what was read
-    device   where it reads
+    device   where the model wants its ids
     cached   tokens that were read before what was fed last
     failed   True = a forward of it has failed, so that what it holds means nothing
     """
@@ -75,7 +75,7 @@ class Context:
 
     def take(self, token: Tensor) -> int:
         """Add the answer's next token, [1, 1] int64, and return its id."""
-        self._pieces.append(token)
+        self._pieces.append(token.to(self.device))
         self.ids.append(int(token))
         return self.ids[-1]
 

@@ -92,7 +92,7 @@ class HfEngine:
             created=int(time.time()),
             weights=loaded,
             dtype=str(model.dtype).removeprefix("torch."),
-            device=model.device.type,
+            device=door.device.type,
             executor="" if door.refusal else door.executor.name,
             executors=door.choice.refusals,
             kernels=fitted,

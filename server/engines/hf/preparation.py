@@ -98,7 +98,7 @@ class Preparation:
         prefill  of the prompt's choices, where it is read as the model does it
         """
         forward = self._forward(reading, encoded, prefill, deterministic)
-        return Context(forward, self.model.device)
+        return Context(forward, self.door.device)
 
     def again(self, context: Context, sampling: Sampling, encoded: Encoded) -> Sequence:
         """Return an answer to what a sequence that stays holds now (PlanError)."""

@@ -122,17 +122,17 @@ class Sequence:
             self._opening["prompt_tokens"] = self._score_prompt(logits[0] if scored else None)
         if wanted.labels:
             self._opening["labels"] = self._scorer.labels(row[0], wanted.labels)
-        return self._new_sampler(row.shape[-1])
+        return self._new_sampler(row)
 
-    def _new_sampler(self, vocabulary: int) -> Sampler:
+    def _new_sampler(self, row: Tensor) -> Sampler:
         choice = self._choice
         return Sampler(
             choice.sampling,
             choice=choice.choice,
             ids=tuple(self._context.ids),
             room=choice.room,
-            vocabulary=vocabulary,
-            device=self._context.device,
+            vocabulary=row.shape[-1],
+            device=row.device,
             matcher=choice.matcher,
         )
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from itertools import chain
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from kvedit.placement import content
 
 SAMPLES = 1024  # words of every tensor that are kept as they are
 WORD = 8  # bytes
@@ -19,13 +20,14 @@ def digest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ends: Ite
     """Return what stands for all that decides an answer: configuration, tensors, tokens.
 
     Each tensor counts by the sum of its words, which any element changes, and by words from all
-    over it, since a sum knows no order. Memory's speed: seconds for the largest models.
+    over it, since a sum knows no order. Memory's speed: seconds for the largest models, or that of
+    the disk that a part of it lies on.
 
     tokenizer  a fast one
     ends       ids that end an answer
     """
     found = hashlib.sha256(model.config.to_json_string().encode())
-    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+    for name, tensor in content(model):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         found.update(_content(tensor.detach()))
     template, special = tokenizer.chat_template, tokenizer.special_tokens_map

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from devices import ONE, OTHER, Devices
 from models import tiny_llama
 from reads import HALF, INTERLEAVED, SCALING
 from torch import Tensor
@@ -28,6 +29,10 @@ CPU = torch.device("cpu")
 
 def shape(layer: Layer | None = None, dtype: torch.dtype = torch.float32, dim: int = 16) -> Shape:
     return Shape(layer or Layer(0, HALF, 0.25), 4, 2, dim, dtype, CPU)
+
+
+def shape_on(device: torch.device) -> Shape:
+    return replace(shape(Layer(0, HALF.on(device), 0.25)), device=device)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -265,3 +270,24 @@ def test_weights_are_measured_too() -> None:
 
 def test_scaling_is_the_layers() -> None:
     assert difference(CpuExecutor(), shape(Layer(0, HALF, SCALING), dim=8)) is None
+
+
+def test_devices_that_are_read_alike_have_one_executor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        choice, "_candidates", lambda device: iter([("wrong", lambda: Spoilt(None))])
+    )
+    with Devices():
+        chosen = choose([shape_on(ONE), shape_on(OTHER)])
+    assert isinstance(chosen.executor, TorchExecutor)
+    [(name, reason)] = chosen.refusals.items()
+    each = "it fails with RuntimeError: no such kernel"
+    assert (name, reason) == ("wrong", f"on {ONE}: {each}; on {OTHER}: {each}")
+
+
+def test_devices_that_are_not_have_one_each() -> None:
+    with Devices():
+        shapes = [shape_on(CPU), shape_on(ONE)]
+        chosen = choose(shapes)
+        assert chosen.executor.name == "cpu+torch"
+        assert not hasattr(chosen.executor, "packs")
+        assert [difference(chosen.executor, each) for each in shapes] == [None, None]

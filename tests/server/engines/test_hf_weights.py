@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from spread import OFFLOADED, offloaded, saved, whole
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from server.engines.hf import HfEngine
@@ -94,3 +95,13 @@ def test_folders_of_one_name_and_dtypes_have_their_own_fingerprints(
         tokenizer.save_pretrained(tmp_path / folder / "m")
     assert loaded("one") == loaded("one") == loaded("same")
     assert len({loaded("one"), loaded("other"), loaded("one", "bfloat16")}) == 3
+
+
+@pytest.mark.parametrize("how", OFFLOADED)
+@pytest.mark.parametrize("tied", [False, True])
+def test_an_offloaded_model_counts_by_what_it_fetches(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, how: str, tied: bool
+) -> None:
+    folders = [saved(tmp_path / str(seed), seed=seed, tie_word_embeddings=tied) for seed in (0, 1)]
+    one, other = (digest(offloaded(each, how), tokenizer, {1}) for each in folders)
+    assert one == digest(whole(folders[0]), tokenizer, {1}) != other
