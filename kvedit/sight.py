@@ -94,6 +94,11 @@ class Rows:
         """Return how many tokens these are."""
         return int(self.tokens.stop - self.tokens.start)
 
+    def moved(self, by: int) -> Rows:
+        """Return the same rows among other queries."""
+        tokens = slice(self.tokens.start + by, self.tokens.stop + by)
+        return Rows(tokens, self.place, self.sights)
+
     def last(self, count: int) -> Rows:
         """Return the last of them."""
         skipped = self.count - count

@@ -87,8 +87,9 @@ class Span:
         """
         fresh = None
         if len(self._pending) == 1 and self._pending[0][0].shape[2] <= most:
-            fresh = self._pending.pop()
+            fresh = self._pending[0]
             self._make_room(*fresh)
+            self._pending.clear()
         elif self._pending:
             self._settled()
         assert self._keys is not None and self._values is not None, "a span is read once it holds"

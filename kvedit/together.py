@@ -2,7 +2,7 @@
 
 All that a model does between its attention layers, it does token by token. So the tokens of many
 sequences stand one after the other on the query axis, and each sequence's reading gets its own. An
-executor may read whole prompts of several of them in one pass (`kvedit.executors.Packer`).
+executor may read several of them in one pass (`kvedit.executors.Packer`).
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ class Together:
     ) -> None:
         self.failed: dict[int, Exception] = {}
         self._readings = tuple(readings)
+        self._lengths = list(lengths)
         self._tokens = [slice(*ends) for ends in pairwise(accumulate(lengths, initial=0))]
         self._executor = executor
         self._packs: list[Pack] | None = None
@@ -72,6 +73,7 @@ class Together:
             lengths = [tokens.stop - tokens.start for tokens in own]
             for tokens, part in zip(own, read.split_with_sizes(lengths, 2), strict=True):
                 output[:, :, tokens] = part
+        done |= self._stepped(layer, query, rows, done, output)
         for index, tokens in enumerate(self._tokens):
             if index not in done:
                 self._alone(layer, query, rows.get(index), index, output[:, :, tokens])
@@ -80,14 +82,35 @@ class Together:
     def _rows(self, layer: Layer, key: Tensor, value: Tensor) -> dict[int, Sequence[Rows]]:
         """Return each sequence's rows; one whose reading fails has none."""
         rows: dict[int, Sequence[Rows]] = {}
-        for index, (reading, tokens) in enumerate(zip(self._readings, self._tokens, strict=True)):
+        keys, values = (each.split_with_sizes(self._lengths, 2) for each in (key, value))
+        for index, reading in enumerate(self._readings):
             if index in self.failed:
                 continue
             try:
-                rows[index] = reading.rows(layer, key[:, :, tokens], value[:, :, tokens])
+                rows[index] = reading.rows(layer, keys[index], values[index])
             except Exception as error:
                 self.failed[index] = error
         return rows
+
+    def _stepped(
+        self,
+        layer: Layer,
+        query: Tensor,
+        rows: Mapping[int, Sequence[Rows]],
+        done: set[int],
+        output: Tensor,
+    ) -> set[int]:
+        """Write what sequences read that decode, in one pass, and return which."""
+        step = getattr(self._executor, "step", None)
+        if step is None:
+            return set()
+        left = {index: own for index, own in rows.items() if index not in done}
+        read: Mapping[int, Exception | None] = step(layer, query, left, self._tokens, output)
+        for index, error in read.items():
+            if error is not None:
+                self.failed[index] = error
+                output[:, :, self._tokens[index]].zero_()
+        return set(read)
 
     def _alone(
         self, layer: Layer, query: Tensor, rows: Sequence[Rows] | None, index: int, output: Tensor

@@ -41,10 +41,13 @@ class Look:
     at: int
     number: int
 
-    def sight(self, layer: Layer, dim: int, rows: int, seed: int) -> Sight:
+    def sight(
+        self, layer: Layer, dim: int, rows: int, seed: int, dtype: torch.dtype = torch.float32
+    ) -> Sight:
         """Make the span, and say where it appears."""
         span = Span(None if self.raw else layer.geometry)
-        _, key, value = vectors(self.dropped + self.held, seed, heads=HEADS, dim=dim)
+        drawn = vectors(self.dropped + self.held, seed, heads=HEADS, dim=dim)
+        key, value = (each.to(dtype) for each in drawn[1:])
         old = self.dropped + self.held - self.fresh
         span.append(key[:, :, :old], value[:, :, :old])
         span.drop(self.dropped)
@@ -89,18 +92,19 @@ class Scene:
     ranked: tuple[int, ...] = ()
     behind: int = 0
     seed: int = 0
+    dtype: torch.dtype = torch.float32
 
     @property
     def query(self) -> Tensor:
         """Return the rows' queries, of some size, so that spans differ in weight."""
-        return 2 * vectors(self.count, self.seed, heads=HEADS, dim=self.dim)[0]
+        return (2 * vectors(self.count, self.seed, heads=HEADS, dim=self.dim)[0]).to(self.dtype)
 
     def rows(self, tokens: slice | None = None) -> Rows:
         """Make all spans anew, and the rows that look at them."""
         own = Look("still", "everything", False, self.before + self.count, self.count, 0, 0, 0)
-        sight = own.sight(self.layer, self.dim, self.count, self.seed + 1)
+        sight = own.sight(self.layer, self.dim, self.count, self.seed + 1, self.dtype)
         sights: list[Sight | Ranked] = [
-            look.sight(self.layer, self.dim, self.count, self.seed + 2 + index)
+            look.sight(self.layer, self.dim, self.count, self.seed + 2 + index, self.dtype)
             for index, look in enumerate(self.looks)
         ]
         if self.ranked:
@@ -112,7 +116,7 @@ class Scene:
         """Make the ranked set."""
         spans = SpanSet(Pages(self.ranked, torch.device("cpu")), self.layer.geometry)
         _, key, value = vectors(sum(self.ranked), self.seed + 50, heads=HEADS, dim=self.dim)
-        spans.fill(2 * key, value)
+        spans.fill((2 * key).to(self.dtype), value.to(self.dtype))
         return spans
 
 

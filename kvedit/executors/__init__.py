@@ -68,7 +68,7 @@ class Pack(Protocol):
 
 
 class Packer(Protocol):
-    """An executor that reads short prompts in fewer passes than one by one."""
+    """An executor that reads several sequences in fewer passes than one by one."""
 
     def packs(
         self, rows: Mapping[int, Sequence[Rows]], tokens: Sequence[slice], query: Tensor
@@ -78,6 +78,22 @@ class Packer(Protocol):
         rows    of each sequence in one layer, before anything is read
         tokens  of each sequence, on the axis that all share
         query   of that layer, [1, heads, query, dim]
+        """
+        ...
+
+    def step(
+        self,
+        layer: Layer,
+        query: Tensor,
+        rows: Mapping[int, Sequence[Rows]],
+        tokens: Sequence[slice],
+        output: Tensor,
+    ) -> Mapping[int, Exception | None]:
+        """Write what those sequences read that have a few rows each, in one pass.
+
+        query, output  [1, heads, query, dim]  of all sequences
+        rows, tokens   as in `packs`, of one layer; who is read in a pack is left out
+        returns        who has been read, with the error of one that failed: the others go on
         """
         ...
 

@@ -82,8 +82,4 @@ def _shown(rows: Rows) -> list[tuple[Span, object]]:
 def as_specified(layer: Layer, query: Tensor, run: Sequence[Rows]) -> Tensor:
     """Return what a run reads as the specification says: for what nobody reads often."""
     begin = run[0].tokens.start
-    moved = [
-        Rows(slice(each.tokens.start - begin, each.tokens.stop - begin), each.place, each.sights)
-        for each in run
-    ]
-    return TorchExecutor().read(layer, query, moved)
+    return TorchExecutor().read(layer, query, [each.moved(-begin) for each in run])

@@ -1,6 +1,6 @@
-"""What a few rows read, above all one that decodes: one call of a compiled loop.
+"""What a few rows read, above all one that decodes, of one sequence or many: one compiled call.
 
-This runs once a layer and token: between two calls it counts every object that is made.
+This runs once a layer, sequence and token: between two calls it counts every object that is made.
 """
 
 from __future__ import annotations
@@ -10,22 +10,25 @@ from array import array
 import torch
 from torch import Tensor
 
-from kvedit.executors.cpu.loops import FIXED, FRESH_FROM, MOST_ROWS, FewTask, read_few
+from kvedit.executors.cpu.loops import FIXED, FRESH_FROM, MOST_ROWS, READS, FewTask, ManyTask
 from kvedit.executors.cpu.pieces import PIECE, Cut
+from kvedit.executors.cpu.team import converts
 from kvedit.reading import Layer
-from kvedit.rotary import TABLE_REACH, RotaryGeometry
+from kvedit.rotary import TABLE_REACH
 from kvedit.sight import Ranked, Rows, Sight
 from kvedit.visibility import Bound, everything
 
 NOTHING = torch.empty((0, 0))
+FLOAT_BYTES = 4
 
 
-def fits(layer: Layer, query: Tensor, rows: Rows) -> bool:
-    """Return whether the loop can read for these rows' queries, [batch, heads, query, dim]."""
-    batch, _, count, _ = query.shape
-    if layer.softcap is not None or query.dtype is not torch.float32:
-        return False
-    if batch != 1 or not 0 < count <= MOST_ROWS:
+def fits(query: Tensor, rows: Rows) -> bool:
+    """Return whether the loop can read for these rows, of whose forward these are the queries.
+
+    query  [batch, heads, query, dim], of these rows or of more
+    """
+    count = rows.count
+    if query.shape[0] != 1 or not 0 < count <= MOST_ROWS or not converts(query.dtype):
         return False
     ranked, fixed, near = 0, 0, rows.place + count <= TABLE_REACH
     for sight in rows.sights:
@@ -44,49 +47,106 @@ def fits(layer: Layer, query: Tensor, rows: Rows) -> bool:
     return fixed > 0 and (ranked == 0 or (ranked == 1 and near))
 
 
+class Step:
+    """Rows of one sequence or several, gathered for one call.
+
+    query   [1, heads, query, dim]  of all of them, not rotated
+    output  [1, heads, query, dim]  written where somebody reads
+    """
+
+    def __init__(self, layer: Layer, query: Tensor, output: Tensor) -> None:
+        self._layer = layer
+        self._query = query if query.stride(-1) == 1 else query.contiguous()
+        self._output = output
+        self._heads, self._dim = query.shape[1], query.shape[3]
+        self._tasks: list[FewTask] = []
+        self._kept: list[object] = []  # what is named by its address alone
+        self._size = query.element_size()
+        self._steps = (*self._query.stride()[1:3], *output.stride()[1:3])
+        self._pairs, self._width = 0, 0
+        if layer.geometry is not None:
+            self._pairs, self._width = layer.geometry.pairs.data_ptr(), layer.geometry.width
+
+    def add(self, rows: Rows, cut: Cut | None, first: int = 0) -> Tensor:
+        """Add rows that fit; once the call is made, what they see that is new is cached.
+
+        cut      of the ranked set, where there is one
+        first    the first row among the queries
+        returns  [1, heads, query, spans] float32, what rows will rank by, if they rank anything
+        """
+        records, ranked, count = _Records(self._query.dtype), None, rows.count
+        for sight in rows.sights:
+            if isinstance(sight, Ranked):
+                ranked = sight
+            elif sight.span.held:
+                records.add(sight, rows.place, count)
+        table = records.angles(self._layer, rows.place + count)
+        numbers, size, weight = array("q", records.numbers), self._size, NOTHING
+        asks_head, asks_row, makes_head, makes_row = self._steps
+        task = FewTask(
+            query=self._query.data_ptr() + first * asks_row * size,
+            fixed=numbers.buffer_info()[0],
+            table=table.data_ptr(),
+            pairs=self._pairs,
+            output=self._output.data_ptr() + first * makes_row * size,
+            asks_head=asks_head,
+            asks_row=asks_row,
+            makes_head=makes_head,
+            makes_row=makes_row,
+            size=size,
+            heads=self._heads,
+            kv_heads=records.kv_heads,
+            rows=count,
+            dim=self._dim,
+            width=self._width,
+            positions=table.shape[0],
+            fixed_count=len(numbers) // FIXED,
+            count=records.pieces,
+            start=rows.place,
+            scaling=self._layer.scaling,
+            softcap=self._layer.softcap or 0.0,
+        )
+        if ranked is not None and cut is not None:
+            weight = torch.empty((1, self._heads, count, cut.lengths.shape[0]))
+            _add_set(task, ranked, cut, weight)
+        self._kept += (table, numbers, records, weight)
+        self._tasks.append(task)
+        return weight
+
+    def run(self) -> None:
+        """Read."""
+        if not self._tasks:
+            return
+        needed = [task.needed for task in self._tasks]
+        scratch = torch.empty(sum(needed))
+        place, addresses = scratch.data_ptr(), array("q")
+        for task, own in zip(self._tasks, needed, strict=True):
+            task.scratch = place
+            place += own * FLOAT_BYTES
+            addresses.append(task.address)
+        count = len(addresses)
+        READS[self._query.dtype](ManyTask(tasks=addresses.buffer_info()[0], count=count))
+
+
 def read(layer: Layer, cut: Cut | None, query: Tensor, rows: Rows) -> Tensor:
     """Return what rows read, [1, heads, query, dim], and cache what they see that is new.
 
-    cut  of the ranked set, where there is one
+    query  [1, heads, query, dim]  of these rows alone
+    cut    of the ranked set, where there is one
     """
-    query = query.contiguous()
-    _, heads, count, dim = query.shape
-    known, ranked = _Records(), None
-    for sight in rows.sights:
-        if isinstance(sight, Ranked):
-            ranked = sight
-        elif sight.span.held:
-            known.add(sight, rows.place, count)
-    table = known.angles(layer.geometry, rows.place + count)
-    numbers = array("q", known.numbers)
     output = torch.empty_like(query)
-    task = FewTask(
-        query=query.data_ptr(),
-        fixed=numbers.buffer_info()[0],
-        table=table.data_ptr(),
-        output=output.data_ptr(),
-        heads=heads,
-        kv_heads=known.kv_heads,
-        rows=count,
-        dim=dim,
-        positions=table.shape[0],
-        fixed_count=len(numbers) // FIXED,
-        count=known.pieces,
-        start=rows.place,
-        scaling=layer.scaling,
-    )
-    if layer.geometry is not None:
-        task.pairs, task.width = layer.geometry.pairs.data_ptr(), layer.geometry.width
-    weight = NOTHING
-    if ranked is not None and cut is not None:
-        weight = query.new_empty((1, heads, count, cut.lengths.shape[0]))
-        _add_set(task, ranked, cut, weight)
-    scratch = query.new_empty(task.needed)
-    task.scratch = scratch.data_ptr()
-    read_few(task)
-    if ranked is not None and ranked.told is not None:
-        ranked.told(weight)
+    step = Step(layer, query, output)
+    weight = step.add(rows, cut)
+    step.run()
+    tell(rows, weight)
     return output
+
+
+def tell(rows: Rows, weight: Tensor) -> None:
+    """Tell who wants to know what rows ranked by."""
+    for sight in rows.sights:
+        if isinstance(sight, Ranked) and sight.told is not None:
+            sight.told(weight)
 
 
 class _Records:
@@ -97,10 +157,11 @@ class _Records:
     kv_heads  key heads
     """
 
-    def __init__(self) -> None:
+    def __init__(self, dtype: torch.dtype) -> None:
         self.numbers: list[int] = []
         self.pieces = 0
         self.kv_heads = 0
+        self._dtype = dtype
         self._angles: list[int] = []  # indices of those numbers that are positions
         self._kept: list[Tensor] = []  # what is named by its address alone
 
@@ -108,15 +169,20 @@ class _Records:
         """Add the record of a span that rows see, which stand from `place` on."""
         span, numbers, angles = sight.span, self.numbers, self._angles
         keys, values, begin, fresh = span.claim(MOST_ROWS)
-        _, self.kv_heads, _, dim = keys.shape
-        held, written, key_at, value_at = span.held, 0, 0, 0
+        assert keys.dtype == values.dtype == self._dtype, "a model's vectors are of one dtype"
+        _, self.kv_heads, room, _ = keys.shape
+        held, written = span.held, 0
+        source: tuple[int, ...] = (0,) * 6
         if fresh is not None:
-            key, value = fresh[0].contiguous(), fresh[1].contiguous()
+            key, value = (each if each.stride(-1) == 1 else each.contiguous() for each in fresh)
             self._kept += (key, value)
-            written, key_at, value_at = key.shape[2], key.data_ptr(), value.data_ptr()
+            written = key.shape[2]
+            _, *key_steps, _ = key.stride()
+            _, *value_steps, _ = value.stride()
+            source = (key.data_ptr(), value.data_ptr(), *key_steps, *value_steps)
         end = len(numbers) + FIXED
-        numbers += (keys.data_ptr(), values.data_ptr(), keys.stride(1) // dim, begin, held)
-        numbers += (written, key_at, value_at, span.geometry is not None)
+        numbers += (keys.data_ptr(), values.data_ptr(), room, begin, held, written, *source)
+        numbers.append(span.geometry is not None)
         for row in range(count):
             angles.append(len(numbers))
             numbers.append(int(sight.distance(place + row)))
@@ -128,11 +194,12 @@ class _Records:
         numbers += [0] * (end - len(numbers))
         self.pieces += -(-held // PIECE)
 
-    def angles(self, geometry: RotaryGeometry | None, reach: int) -> Tensor:
+    def angles(self, layer: Layer, reach: int) -> Tensor:
         """Return a table of angles, [rows, 2 * width]; positions become its rows.
 
         reach  positions that a set's spans may need
         """
+        geometry = layer.geometry
         if geometry is None:
             return NOTHING
         wanted = [self.numbers[index] for index in self._angles]
@@ -161,7 +228,7 @@ def _end(bound: Bound, row: int) -> int:
 
 
 def _add_set(task: FewTask, ranked: Ranked, cut: Cut, weight: Tensor) -> None:
-    """Tell the task of the set, whose pieces come first."""
+    """Tell a task of its set, whose pieces come first."""
     spans = ranked.spans
     task.raw, task.framed = spans.raw.data_ptr(), spans.framed.data_ptr()
     task.values, task.pieces = spans.values.data_ptr(), cut.pieces.data_ptr()

@@ -1,19 +1,27 @@
 """The loops, in one file, since what is compiled is kept until its own file changes.
 
-Arrays are contiguous float32, or int64. Scores are natural; exponentials are taken in base 2. Each
-thread takes whole parts, and what a part is depends on the prompt alone: the number of threads
-changes no bit.
+Arrays are contiguous float32, or int64; what a model keeps in 16 bits is widened block by block
+where it is read, and rounded to nearest where it is written. Scores are natural; exponentials are
+taken in base 2. Each thread takes whole parts, and what a part is depends on its sequence alone:
+neither the number of threads nor what else is read changes a bit.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ctypes import c_float
 from typing import Any
 
 import numpy as np
+import torch
+from numba import types
+from numba.extending import overload
 
 from kvedit.executors.cpu.pieces import PIECE
 from kvedit.executors.cpu.team import (
+    INSIDE,
+    KINDS,
+    SUMS,
     Task,
     carray,
     fetch,
@@ -23,21 +31,28 @@ from kvedit.executors.cpu.team import (
     kernel,
     loop,
     meet,
+    narrowed,
+    record,
     share,
-    thread_number,
+    stored,
     whole,
+    widened,
 )
 
 Array = Any  # numba gives arrays and numbers their types when it compiles
 Number = Any
+Kind = Any  # how numbers of a dtype are seen (see `kvedit.executors.cpu.team.KINDS`)
+
+INSIDE_LOOPS: Any = {"fastmath": SUMS, **INSIDE}  # as `loop` compiles
 
 FLOAT: Any = np.float32
 INT: Any = np.int32
 FLOAT_BYTES = 4
 LOG2_E = FLOAT(1.4426950408889634)
 SHIFT = FLOAT(1.5 * 2**23)  # added to a small number, it leaves the nearest integer in the low bits
-AHEAD = 32  # keys: memory is asked for so long before it is read
-PER_LINE = 16  # numbers of a line of cache
+ONE = INT(0x3F800000)  # as float32
+BLOCK = 32  # keys that are read at a time, and the memory of the next ones asked for
+LINE = 64  # bytes of a line of cache
 SMALLEST = FLOAT(-100)  # less is taken for nothing: numbers below 2^-126 would be slow
 # 2^x on -1/2 to 1/2 by Chebyshev interpolation, 3e-9 off
 C1, C2, C3 = FLOAT(0.6931472067028329), FLOAT(0.24022650922289554), FLOAT(0.05550327226669895)
@@ -55,6 +70,23 @@ def exp2(x: Number) -> Number:
     exponent = INT(FLOAT(shifted).view(INT) << INT(23))
     scaled = INT(INT(FLOAT(power).view(INT)) + exponent).view(FLOAT)
     return scaled if x > SMALLEST else FLOAT(0)
+
+
+@formula
+def tanh(x: Number) -> Number:
+    """Return the hyperbolic tangent in float32, with a few roundings, near zero too.
+
+    By `u = e^(-2 |x|) - 1`, which is `-u / (2 + u)`; 2^y - 1 is `2^n p + (2^n - 1)` where `n` is
+    the integer nearest to y and `p = 2^(y - n) - 1`.
+    """
+    y = max(FLOAT(-2) * LOG2_E * abs(x), SMALLEST)
+    shifted = y + SHIFT
+    rest = y - (shifted - SHIFT)
+    p = (((((C6 * rest + C5) * rest + C4) * rest + C3) * rest + C2) * rest + C1) * rest
+    scale = INT(INT(FLOAT(shifted).view(INT) << INT(23)) + ONE).view(FLOAT)
+    u = scale * p + (scale - FLOAT(1))
+    size = -u / (FLOAT(2) + u)
+    return size if x > FLOAT(0) else -size
 
 
 @loop
@@ -107,19 +139,45 @@ def copy(source: Array, target: Array) -> None:
         target[i] = source[i]
 
 
+def widely(address: Number, shape: tuple[int, ...], kind: Kind, buffer: Array) -> Array:
+    """Return numbers of a kind as float32, where they are or in a buffer: [rows, dim]."""
+    raise NotImplementedError
+
+
+# the types of numba's arguments, not they: a function for each kind of numbers
+@overload(widely, strict=False, jit_options=INSIDE_LOOPS)
+def _widely(address: Number, shape: tuple[int, ...], kind: Kind, buffer: Array) -> Array:
+    if kind.dtype == types.float32:
+        return lambda address, shape, kind, buffer: floats(address, shape)
+
+    def widen(address: Number, shape: tuple[int, ...], kind: Kind, buffer: Array) -> Array:
+        numbers, made = stored(address, shape, kind), buffer[: shape[0]]
+        for i in range(shape[0]):
+            for j in range(shape[1]):
+                made[i, j] = widened(numbers[i, j])
+        return made
+
+    return widen
+
+
 @loop
-def score(queries: Array, keys: Array, scores: Array) -> None:
+def call(address: Number, size: Number) -> None:
+    """Ask for memory that is soon to be read, `size` bytes."""
+    for line in range(0, size, LINE):
+        fetch(address + line)
+
+
+@loop
+def score(queries: Array, keys: Array, scores: Array, at: Number) -> None:
     """Multiply the queries of a group with keys, which are read once.
 
     queries  [group, dim]
     keys     [kv, dim]
-    scores   [group, kv]
+    scores   [group, ...]; written from `at` on
     """
     rows, dim = keys.shape
     fours = rows // 4 * 4
     for i in range(0, fours, 4):
-        for j in range(0, 4 * dim, PER_LINE):
-            fetch(keys, (i + AHEAD) * dim + j)
         for head in range(len(queries)):
             a, b, c, d = FLOAT(0), FLOAT(0), FLOAT(0), FLOAT(0)
             for j in range(dim):
@@ -128,46 +186,49 @@ def score(queries: Array, keys: Array, scores: Array) -> None:
                 b += number * keys[i + 1, j]
                 c += number * keys[i + 2, j]
                 d += number * keys[i + 3, j]
-            scores[head, i] = a
-            scores[head, i + 1] = b
-            scores[head, i + 2] = c
-            scores[head, i + 3] = d
+            scores[head, at + i] = a
+            scores[head, at + i + 1] = b
+            scores[head, at + i + 2] = c
+            scores[head, at + i + 3] = d
     for i in range(fours, rows):
         for head in range(len(queries)):
             a = FLOAT(0)
             for j in range(dim):
                 a += queries[head, j] * keys[i, j]
-            scores[head, i] = a
+            scores[head, at + i] = a
 
 
 @loop
-def weigh(weights: Array, values: Array, output: Array) -> None:
-    """Sum values by the weights of a group, eight at a time, so that output is rarely stored.
+def cap(scores: Array, softcap: Number) -> None:
+    """Bound scores softly (see `kvedit.state.capped`)."""
+    for i in range(len(scores)):
+        scores[i] = softcap * tanh(scores[i] / softcap)
 
-    weights  [group, kv]
+
+@loop
+def weigh(weights: Array, values: Array, output: Array, at: Number) -> None:
+    """Add values by the weights of a group, eight at a time, so that output is rarely stored.
+
+    weights  [group, ...], from `at` on
     values   [kv, dim]
     output   [group, dim]
     """
     rows, dim = values.shape
     v, eights = values, rows // 8 * 8
-    for head in range(len(output)):
-        clear(output[head])
     for i in range(0, eights, 8):
-        for j in range(0, 8 * dim, PER_LINE):
-            fetch(values, (i + AHEAD) * dim + j)
         for head in range(len(output)):
-            w, made = weights[head], output[head]
+            w, made, k = weights[head], output[head], at + i
             for j in range(dim):
                 made[j] += (
-                    (w[i] * v[i, j] + w[i + 1] * v[i + 1, j])
-                    + (w[i + 2] * v[i + 2, j] + w[i + 3] * v[i + 3, j])
-                    + (w[i + 4] * v[i + 4, j] + w[i + 5] * v[i + 5, j])
-                    + (w[i + 6] * v[i + 6, j] + w[i + 7] * v[i + 7, j])
+                    (w[k] * v[i, j] + w[k + 1] * v[i + 1, j])
+                    + (w[k + 2] * v[i + 2, j] + w[k + 3] * v[i + 3, j])
+                    + (w[k + 4] * v[i + 4, j] + w[k + 5] * v[i + 5, j])
+                    + (w[k + 6] * v[i + 6, j] + w[k + 7] * v[i + 7, j])
                 )
     for i in range(eights, rows):
         for head in range(len(output)):
             for j in range(dim):
-                output[head, j] += weights[head, i] * v[i, j]
+                output[head, j] += weights[head, at + i] * v[i, j]
 
 
 @loop
@@ -197,14 +258,15 @@ def starts_of(weight: Array, lengths: Array, end: Number, starts: Array) -> None
 
 
 class FewTask(Task):
-    """A few rows, and all that they see: spans that stand where they are, and a ranked set.
+    """A few rows of one sequence, and all they see: spans that stand still, and a ranked set.
 
     query             [heads, rows, dim]; not rotated, like all that comes in
     fixed             [fixed_count, FIXED] one record for each span that is not ranked:
                       - addresses of its buffers of keys and values, [kv_heads, room, dim], `room`,
                         the index there of its oldest token, and how many it holds;
                       - how many of these, the last ones, are to be written now, the addresses of
-                        their keys and values, [kv_heads, fresh, dim], and whether keys are turned;
+                        their keys and values, [kv_heads, fresh, dim], the steps of both from head
+                        to head and token to token, and whether keys are turned;
                       - by row, `ROW` numbers each: the row of the table that turns it to the span,
                         the first token that it sees and the one after the last;
                       - by token to be written, the row of the table that turns it
@@ -213,18 +275,23 @@ class FewTask(Task):
     table             [positions, 2 * width] cosine and signed sine
     pairs             [width] the dimension that each one turns with
     output            [heads, rows, dim]; written
-    weight            [heads, rows, spans] importance; written
-    scratch           `needed` numbers
+    weight            [heads, rows, spans] importance, float32; written
+    scratch           `needed` numbers, float32
+    asks, makes       steps of `query` and `output`: from head to head, and from row to row
+    size              bytes of a number of `query`, `output` and all that is cached
     count             pieces of the set, then those of the other spans
     end, start        as in `kvedit.sight.Ranked`, and the position of the first row
+    softcap           of the layer, or 0
     """
 
     _fields_ = (
         *integers("query", "fixed", "raw", "framed", "values", "pieces", "lengths"),
         *integers("table", "pairs", "output", "weight", "scratch"),
+        *integers("asks_head", "asks_row", "makes_head", "makes_row", "size"),
         *integers("heads", "kv_heads", "rows", "dim", "width", "positions"),
         *integers("fixed_count", "slots", "spans", "inside", "count", "end", "start"),
         ("scaling", c_float),
+        ("softcap", c_float),
     )
 
     @property
@@ -235,9 +302,19 @@ class FewTask(Task):
         return int(self.heads * self.rows * per_row)
 
 
-FEW = np.dtype(FewTask)
+class ManyTask(Task):
+    """Sequences that each have a few rows.
+
+    tasks  [count] addresses of a `FewTask` each
+    """
+
+    _fields_ = (*integers("tasks", "count"),)
+
+
+FEW, MANY = np.dtype(FewTask), np.dtype(ManyTask)
 MOST_ROWS = 4  # and tokens to be written
-KEYS_AT, VALUES_AT, ROOM, BEGIN, HELD, FRESH, KEY_AT, VALUE_AT, TURNS = range(9)
+KEYS_AT, VALUES_AT, ROOM, BEGIN, HELD, FRESH, KEY_AT, VALUE_AT = range(8)
+KEY_HEAD, KEY_TOKEN, VALUE_HEAD, VALUE_TOKEN, TURNS = range(8, 13)
 ROW = 3
 ROWS_FROM = TURNS + 1
 FRESH_FROM = ROWS_FROM + ROW * MOST_ROWS
@@ -252,58 +329,133 @@ def laid(address: Number, shape: tuple[int, ...]) -> tuple[Array, Number]:
 
 
 @loop
-def ask(task: Array, asked: Array, partner: Array) -> None:
-    """Scale queries, and take their partners."""
-    query, pairs = (
-        floats(task.query, (task.heads, task.rows, task.dim)),
-        whole(task.pairs, (task.width,)),
-    )
+def scratch_of(task: Array) -> tuple[Array, ...]:
+    """Return a task's scratch: what all phases share.
+
+    asked    [rows, heads, dim] scaled queries
+    partner  [rows, heads, width] what they turn with
+    most     [rows, heads, pieces] the greatest score in each piece,
+    shares   [rows, heads, pieces] the sum of its weights over that one's,
+    read     [rows, pieces, heads, dim] and of its values by those weights
+    turned   [rows, spans, heads, dim] queries, turned to each span
+    """
+    rows, heads, count, dim = task.rows, task.heads, task.count, task.dim
+    asked, place = laid(task.scratch, (rows, heads, dim))
+    partner, place = laid(place, (rows, heads, task.width))
+    most, place = laid(place, (rows, heads, count))
+    shares, place = laid(place, (rows, heads, count))
+    read, place = laid(place, (rows, count, heads, dim))
+    turned, place = laid(place, (rows, task.spans + task.fixed_count, heads, dim))
+    return asked, partner, most, shares, read, turned
+
+
+@loop
+def ask(task: Array, first: Number, last: Number, kind: Kind) -> None:
+    """Scale queries, and take their partners, for some of the key heads."""
+    asked, partner, _, _, _, _ = scratch_of(task)
+    pairs, group = whole(task.pairs, (task.width,)), task.heads // task.kv_heads
     for row in range(task.rows):
-        for head in range(task.heads):
+        for head in range(first * group, last * group):
+            place = task.query + task.size * (head * task.asks_head + row * task.asks_row)
+            query = stored(place, (task.dim,), kind)
             for j in range(task.dim):
-                asked[row, head, j] = query[head, row, j] * task.scaling
+                asked[row, head, j] = widened(query[j]) * task.scaling
             for j in range(task.width):
                 partner[row, head, j] = asked[row, head, pairs[j]]
 
 
 @loop
-def write(task: Array) -> None:
-    """Turn keys that are not cached yet, and cache them with their values."""
-    width, dim = task.width, task.dim
+def write(task: Array, first: Number, last: Number, kind: Kind) -> None:
+    """Turn keys of some heads that are not cached yet, and cache them with their values."""
+    width, dim, size = task.width, task.dim, task.size
     fixed = whole(task.fixed, (task.fixed_count, FIXED))
     table, pairs = floats(task.table, (task.positions, 2 * width)), whole(task.pairs, (width,))
-    other = np.empty(width, FLOAT)
+    vector, other, turned = np.empty(dim, FLOAT), np.empty(width, FLOAT), np.empty(dim, FLOAT)
     for span in range(task.fixed_count):
         own = fixed[span]
         fresh, shape = own[FRESH], (task.kv_heads, own[ROOM], dim)
-        keys, values = floats(own[KEYS_AT], shape), floats(own[VALUES_AT], shape)
-        key = floats(own[KEY_AT], (task.kv_heads, fresh, dim))
-        value = floats(own[VALUE_AT], (task.kv_heads, fresh, dim))
+        keys, values = stored(own[KEYS_AT], shape, kind), stored(own[VALUES_AT], shape, kind)
         at = own[BEGIN] + own[HELD] - fresh
-        for head in range(task.kv_heads):
+        for head in range(first, last):
             for token in range(fresh):
-                if own[TURNS]:
-                    for j in range(width):
-                        other[j] = key[head, token, pairs[j]]
-                    phases = table[own[FRESH_FROM + token]]
-                    turn(key[head, token], other, phases, keys[head, at + token])
-                else:
-                    copy(key[head, token], keys[head, at + token])
-                copy(value[head, token], values[head, at + token])
+                key_at = own[KEY_AT] + size * (head * own[KEY_HEAD] + token * own[KEY_TOKEN])
+                key = stored(key_at, (dim,), kind)
+                value_at = head * own[VALUE_HEAD] + token * own[VALUE_TOKEN]
+                value = stored(own[VALUE_AT] + size * value_at, (dim,), kind)
+                copy(value, values[head, at + token])
+                if not own[TURNS]:
+                    copy(key, keys[head, at + token])
+                    continue
+                for j in range(dim):
+                    vector[j] = widened(key[j])
+                for j in range(width):
+                    other[j] = vector[pairs[j]]
+                turn(vector, other, table[own[FRESH_FROM + token]], turned)
+                for j in range(dim):
+                    keys[head, at + token, j] = narrowed(turned[j], kind)
 
 
 @loop
-def look(task: Array, asked: Array, most: Array, shares: Array) -> None:
-    """Weigh the pieces of the set without positions."""
-    raw = floats(task.raw, (task.kv_heads, task.slots, task.dim))
+def score_all(
+    task: Array,
+    queries: Array,
+    address: Number,
+    scores: Array,
+    count: Number,
+    buffer: Array,
+    kind: Kind,
+) -> None:
+    """Score keys that lie at an address, block by block.
+
+    queries  [group, dim]
+    scores   [group, ...]; the first `count` are written
+    buffer   [BLOCK, dim]
+    """
+    token = task.size * task.dim
+    for first in range(0, count, BLOCK):
+        place = address + first * token
+        call(place + BLOCK * token, BLOCK * token)
+        keys = widely(place, (min(BLOCK, count - first), task.dim), kind, buffer)
+        score(queries, keys, scores, first)
+    if task.softcap > FLOAT(0):
+        for each in range(len(queries)):
+            cap(scores[each, :count], task.softcap)
+
+
+@loop
+def weigh_all(
+    task: Array,
+    scores: Array,
+    address: Number,
+    output: Array,
+    count: Number,
+    buffer: Array,
+    kind: Kind,
+) -> None:
+    """Sum values that lie at an address by weights, block by block; the rest as in `score_all`."""
+    token = task.size * task.dim
+    for each in range(len(output)):
+        clear(output[each])
+    for first in range(0, count, BLOCK):
+        place = address + first * token
+        call(place + BLOCK * token, BLOCK * token)
+        values = widely(place, (min(BLOCK, count - first), task.dim), kind, buffer)
+        weigh(scores, values, output, first)
+
+
+@loop
+def look(task: Array, first: Number, last: Number, kind: Kind) -> None:
+    """Weigh some pieces of the set without positions."""
+    asked, _, most, shares, _, _ = scratch_of(task)
     pieces, group = whole(task.pieces, (task.inside, 3)), task.heads // task.kv_heads
-    scores = np.empty((group, PIECE), FLOAT)
-    first, last = share(task.kv_heads * task.inside)
+    scores, buffer = np.empty((group, PIECE), FLOAT), np.empty((BLOCK, task.dim), FLOAT)
     for part in range(first, last):
         kv_head, piece = part // task.inside, part % task.inside
         slot, slots, one = pieces[piece, 1], pieces[piece, 2], kv_head * group
+        keys_at = task.raw + (kv_head * task.slots + slot) * task.dim * task.size
         for row in range(task.rows):
-            score(asked[row, one : one + group], raw[kv_head, slot : slot + slots], scores)
+            queries = asked[row, one : one + group]
+            score_all(task, queries, keys_at, scores, slots, buffer, kind)
             for each in range(group):
                 own, head = scores[each, :slots], one + each
                 most[row, head, piece] = greatest(own)
@@ -327,15 +479,13 @@ def rank(task: Array, row: Number, head: Number, most: Array, shares: Array, sta
 
 
 @loop
-def turn_queries(
-    task: Array, asked: Array, partner: Array, most: Array, shares: Array, turned: Array
-) -> None:
+def turn_queries(task: Array, first: Number, last: Number) -> None:
     """Rank the set, and turn queries to where they see each of its spans, and the others."""
+    asked, partner, most, shares, _, turned = scratch_of(task)
     spans = task.spans
     table = floats(task.table, (task.positions, 2 * task.width))
     fixed = whole(task.fixed, (task.fixed_count, FIXED))
     starts = np.empty(spans, np.int64)
-    first, last = share(task.heads * task.rows)
     for part in range(first, last):
         head, row = part // task.rows, part % task.rows
         vector, other = asked[row, head], partner[row, head]
@@ -350,13 +500,13 @@ def turn_queries(
 
 
 @loop
-def read_pieces(task: Array, turned: Array, most: Array, shares: Array, read: Array) -> None:
-    """Read every piece: the set's from where its spans appear, then the other spans'."""
-    dim, count, token = task.dim, task.count, FLOAT_BYTES * task.dim
+def read_pieces(task: Array, first: Number, last: Number, kind: Kind) -> None:
+    """Read some pieces: the set's from where its spans appear, then the other spans'."""
+    _, _, most, shares, read, turned = scratch_of(task)
+    dim, count, token = task.dim, task.count, task.size * task.dim
     fixed = whole(task.fixed, (task.fixed_count, FIXED))
     pieces, group = whole(task.pieces, (task.inside, 3)), task.heads // task.kv_heads
-    scores = np.empty((group, PIECE), FLOAT)
-    first, last = share(task.kv_heads * count)
+    scores, buffer = np.empty((group, PIECE), FLOAT), np.empty((BLOCK, dim), FLOAT)
     for part in range(first, last):
         kv_head, piece = part // count, part % count
         one, span, slot = kv_head * group, 0, (piece - task.inside) * PIECE
@@ -382,24 +532,24 @@ def read_pieces(task: Array, turned: Array, most: Array, shares: Array, read: Ar
                 for each in range(group):
                     most[row, one + each, piece] = -np.inf
                 continue
-            keys = floats(keys_at + low * token, (high - low, dim))
-            values = floats(values_at + low * token, (high - low, dim))
-            score(turned[row, asked, one : one + group], keys, scores)
+            queries, seen = turned[row, asked, one : one + group], high - low
+            score_all(task, queries, keys_at + low * token, scores, seen, buffer, kind)
             for each in range(group):
-                own, head = scores[each, : high - low], one + each
+                own, head = scores[each, :seen], one + each
                 most[row, head, piece] = greatest(own)
                 shares[row, head, piece] = soften(own, most[row, head, piece])
-            weigh(scores, values, read[row, piece, one : one + group])
+            made = read[row, piece, one : one + group]
+            weigh_all(task, scores, values_at + low * token, made, seen, buffer, kind)
 
 
 @loop
-def merge(task: Array, most: Array, shares: Array, read: Array) -> None:
+def merge(task: Array, first: Number, last: Number, kind: Kind) -> None:
     """Merge what was read from all pieces (see `kvedit.state`)."""
-    output = floats(task.output, (task.heads, task.rows, task.dim))
-    first, last = share(task.heads * task.rows)
+    _, _, most, shares, read, _ = scratch_of(task)
+    made = np.empty(task.dim, FLOAT)
     for part in range(first, last):
         head, row = part // task.rows, part % task.rows
-        highest, summed, made = greatest(most[row, head]), FLOAT(0), output[head, row]
+        highest, summed = greatest(most[row, head]), FLOAT(0)
         clear(made)
         for piece in range(task.count):
             if most[row, head, piece] > -np.inf:
@@ -407,33 +557,83 @@ def merge(task: Array, most: Array, shares: Array, read: Array) -> None:
                 summed += factor * shares[row, head, piece]
                 for j in range(task.dim):
                     made[j] += factor * read[row, piece, head, j]
+        place = task.output + task.size * (head * task.makes_head + row * task.makes_row)
+        output = stored(place, (task.dim,), kind)
         for j in range(task.dim):
-            made[j] /= summed
+            output[j] = narrowed(made[j] / summed, kind)
 
 
-@kernel
-def read_few(address: Array) -> None:
-    """Cache what is new, and write what a few rows read."""
-    task = carray(address, 1, FEW)[0]
-    rows, heads, count, dim = task.rows, task.heads, task.count, task.dim
-    asked, place = laid(task.scratch, (rows, heads, dim))
-    partner, place = laid(place, (rows, heads, task.width))
-    most, place = laid(place, (rows, heads, count))  # the greatest score in each piece,
-    shares, place = laid(place, (rows, heads, count))  # the sum of its weights over that one's,
-    read, place = laid(place, (rows, count, heads, dim))  # and of its values by those weights
-    turned, place = laid(place, (rows, task.spans + task.fixed_count, heads, dim))
-    if thread_number() == 0:
-        ask(task, asked, partner)
-        write(task)
-    meet()
-    if task.inside > 0:
-        look(task, asked, most, shares)
+ASK, LOOK, TURN, READ, MERGE = range(5)
+PHASES = 5
+
+
+@loop
+def parts_in(task: Array, phase: Number) -> Number:
+    """Return in how many parts a phase is done: no thread does a part of a part."""
+    if phase == ASK:
+        return task.kv_heads
+    if phase == LOOK:
+        return task.kv_heads * task.inside
+    if phase == READ:
+        return task.kv_heads * task.count
+    return task.heads * task.rows
+
+
+@loop
+def do_parts(task: Array, phase: Number, first: Number, last: Number, kind: Kind) -> None:
+    """Do some parts of a phase."""
+    if phase == ASK:
+        ask(task, first, last, kind)
+        write(task, first, last, kind)
+    elif phase == LOOK:
+        look(task, first, last, kind)
+    elif phase == TURN:
+        turn_queries(task, first, last)
+    elif phase == READ:
+        read_pieces(task, first, last, kind)
+    else:
+        merge(task, first, last, kind)
+
+
+@loop
+def read_rows(address: Array, kind: Kind) -> None:
+    """Cache what is new of some sequences, and write what their few rows read.
+
+    Phase by phase, the parts of all sequences stand in one line, of which each thread takes its
+    share: a part is computed alike whoever computes it and whatever else is in the line.
+    """
+    many = carray(address, 1, MANY)[0]
+    tasks = whole(many.tasks, (many.count,))
+    for phase in range(PHASES):
+        parts = 0
+        for each in range(many.count):
+            parts += parts_in(record(tasks[each], FEW), phase)
+        if parts == 0:
+            continue
+        first, last = share(parts)
+        done = 0
+        for each in range(many.count):
+            task = record(tasks[each], FEW)
+            own = parts_in(task, phase)
+            begin, end = max(first - done, 0), min(last - done, own)
+            if begin < end:
+                do_parts(task, phase, begin, end, kind)
+            done += own
         meet()
-    turn_queries(task, asked, partner, most, shares, turned)
-    meet()
-    read_pieces(task, turned, most, shares, read)
-    meet()
-    merge(task, most, shares, read)
+
+
+def _reads(dtype: torch.dtype) -> Callable[[Task], None]:
+    """Return the kernel for one dtype."""
+    kind = KINDS[dtype]
+
+    def read_few(address: Array) -> None:
+        read_rows(address, kind)
+
+    return kernel(read_few)
+
+
+# by the dtype of queries, keys and values
+READS = {dtype: _reads(dtype) for dtype in KINDS}
 
 
 class ImportanceTask(Task):
