@@ -119,7 +119,7 @@ def test_llama_3_says_its_scaling_by_divisors_alone(
     read, _ = read_model(path, Placement())
     torch.testing.assert_close(logits(read), logits(model), rtol=1e-4, atol=1e-4)
     path, _ = written(tmp_path, tokenizer, make, divisors=plain / frequencies * 1.01)
-    with pytest.raises(EngineError, match="must be those of Llama 3.1 or 3.2"):
+    with pytest.raises(EngineError, match=r"must be those of Llama 3.1 or 3.2"):
         read_model(path, Placement())
 
 
