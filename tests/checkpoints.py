@@ -18,7 +18,7 @@ from pocket import WEIGHTS
 
 Change = Callable[[Path], object]
 
-ARCHITECTURES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma2": "gemma2"}
+ARCHITECTURES = {name: name for name in ("llama", "qwen2", "qwen3", "gemma2", "phi3", "starcoder2")}
 KEYS = {
     "context_length": "max_position_embeddings",
     "embedding_length": "hidden_size",
@@ -74,7 +74,9 @@ def write_gguf(
     """
     config, name = model.config, ARCHITECTURES[model.config.model_type]
     said: dict[str, Any] = {f"{name}.{key}": getattr(config, field) for key, field in KEYS.items()}
-    said[f"{name}.attention.layer_norm_rms_epsilon"] = config.rms_norm_eps
+    epsilon = getattr(config, "norm_epsilon", None)
+    kind_of = "layer_norm_rms_epsilon" if epsilon is None else "layer_norm_epsilon"
+    said[f"{name}.attention.{kind_of}"] = epsilon or config.rms_norm_eps
     said[f"{name}.rope.freq_base"] = float(config.rope_parameters["rope_theta"])
     said |= _tokens(tokenizer) | (fields or {})
     writer = gguf.GGUFWriter(path, name)

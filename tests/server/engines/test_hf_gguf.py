@@ -16,10 +16,14 @@ from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
     LlamaConfig,
+    Phi3Config,
+    Phi3ForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Starcoder2Config,
+    Starcoder2ForCausalLM,
 )
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -50,6 +54,19 @@ def tiny_gemma2(**changes: Any) -> PreTrainedModel:
     return model
 
 
+def tiny_phi3(**changes: Any) -> PreTrainedModel:
+    return sharpen(Phi3ForCausalLM(Phi3Config(**{**SHAPE, "pad_token_id": 2, **changes})), 0)
+
+
+def tiny_starcoder2(**changes: Any) -> PreTrainedModel:
+    fields = {**SHAPE, "norm_epsilon": 1e-3, **changes, "tie_word_embeddings": True}
+    model = sharpen(Starcoder2ForCausalLM(Starcoder2Config(**fields)), 0)
+    for name, weight in model.named_parameters():
+        if name.endswith("bias"):
+            weight.data.uniform_(-0.5, 0.5)
+    return model
+
+
 Maker = Callable[..., PreTrainedModel]
 MAKERS: dict[str, tuple[Maker, dict[str, Any]]] = {
     "llama": (tiny_llama, {}),
@@ -65,6 +82,8 @@ MAKERS: dict[str, tuple[Maker, dict[str, Any]]] = {
             "gemma2.final_logit_softcapping": 30.0,
         },
     ),
+    "phi3": (tiny_phi3, {"phi3.attention.sliding_window": 4096, "phi3.rope.dimension_count": 16}),
+    "starcoder2": (tiny_starcoder2, {}),
     "llama, linear": (
         lambda **k: tiny_llama(
             rope_parameters={"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}, **k
@@ -157,6 +176,24 @@ def test_the_tokenizer_splits_as_the_models_own(
     assert read.chat_template == tokenizer.chat_template
     assert (read.bos_token, read.eos_token) == ("<|bos|>", "<|end|>")
     assert len(read) == len(tokenizer)
+
+
+def test_pieces_of_sentences(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    """What stands here by hand: spaces are letters, and what has no piece is bytes."""
+    tokens = ["<unk>", "<s>", "</s>", *[f"<0x{byte:02X}>" for byte in range(256)]]
+    tokens += ["\u2581", "a", "b", "ab", "\u2581ab", "\u2581a"]
+    tokens += [f"more{at}" for at in range(len(tokenizer) - len(tokens))]
+    kinds = [2, 3, 3, *[6] * 256, *[1] * (len(tokens) - 259)]
+    scores = [0.0] * 259 + [-float(at) for at in range(len(tokens) - 259)]
+    fields: dict[str, Any] = {"tokens": tokens, "token_type": kinds, "scores": scores}
+    fields |= {"model": "llama", "pre": None, "merges": None, "add_bos_token": None}
+    fields |= {"bos_token_id": 1, "eos_token_id": 2, "unknown_token_id": 0}
+    named = {f"tokenizer.ggml.{key}": value for key, value in fields.items()}
+    read = tokenizer_of(read_header(written(tmp_path, tokenizer, fields=named)[0]))
+    assert read("ab a")["input_ids"] == [1, 263, 264]
+    assert read("b\u00e9</s>")["input_ids"] == [1, 259, 261, 3 + 0xC3, 3 + 0xA9, 2]
+    assert read.decode([263, 264, 261]) == "ab ab"
+    assert len(read) == len(tokens)
 
 
 def test_digits_stand_alone_where_the_file_says_so(
