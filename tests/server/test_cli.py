@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from checkpoints import reweighted, sound
 from typer.testing import CliRunner
 
 from server import cli
@@ -35,6 +36,14 @@ def test_a_model_that_cannot_be_loaded(tmp_path: Path, config: str) -> None:
     said = fails("--model", str(tmp_path)).splitlines()
     assert len(said) == 1
     assert re.match(r"evenhand: .* must .*, got .*; .*", said[0])
+
+
+def test_a_model_that_would_not_answer_as_itself(tmp_path: Path) -> None:
+    folder = sound(tmp_path / "model")
+    lost = "model.layers.2.mlp.up_proj.weight"
+    reweighted(lambda tensors: tensors.pop(lost))(folder)
+    said = fails("--model", str(folder)).splitlines()
+    assert said == [f"evenhand: weights must be whole, got none for {lost}; fetch the model again"]
 
 
 def test_a_setting_out_of_range(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,10 +95,12 @@ def check_forward(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     generator = torch.Generator().manual_seed(0)
     random = torch.randint(int(text.vocab_size), (most,), generator=generator)
     spelled = torch.tensor(tokenizer(TEXT, add_special_tokens=False)["input_ids"][:most])
+    # where the first weights are offloaded, whatever reads them takes its ids there
+    device = torch.device("cpu") if model.device.type == "meta" else model.device
     for what, ids in (("a text", spelled), ("random tokens", random)):
         if not ids.numel():
             raise broken(f"tokenizer must spell {TEXT!r}", "no tokens")
-        logits: Tensor = model(input_ids=ids[None].to(model.device), use_cache=False).logits[0]
+        logits: Tensor = model(input_ids=ids[None].to(device), use_cache=False).logits[0]
         if not logits.isfinite().all():
             raise broken(f"logits of {what} must be finite", "NaN or infinity")
         if (logits == logits[:, :1]).all():
