@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from server.engines.base import Engine
-from server.errors import EngineError, PlanError
+from server.errors import EngineError, EvenhandError, PlanError
+from server.reference import refer
 from server.settings import Settings
+
+if TYPE_CHECKING:
+    from server.engines.hf import HfEngine
 
 MOST_SHOWN = 300  # characters of a library's message
 
@@ -17,7 +21,7 @@ def load(settings: Settings) -> Engine:
     raises  PlanError    no model is there
             EngineError  the model is there and cannot be loaded, or its server is not there
     """
-    return _remote(settings) if settings.engine == "remote" else _hf(settings)
+    return _remote(settings) if settings.engine == "remote" else load_here(settings)
 
 
 def _remote(settings: Settings) -> Engine:
@@ -28,7 +32,7 @@ def _remote(settings: Settings) -> Engine:
         )
     if settings.model is not None:
         raise PlanError(
-            f"engine 'remote' cannot load a folder, got {settings.model}; "
+            f"engine 'remote' cannot load a model, got {settings.model}; "
             "name the other server's model with --remote-model instead of --model"
         )
     from server.engines.remote import Access, RemoteEngine
@@ -50,42 +54,36 @@ def _remote(settings: Settings) -> Engine:
     )
 
 
-def _hf(settings: Settings) -> Engine:
+def load_here(settings: Settings) -> HfEngine:
+    """Load a model into this process (errors as `load`)."""
     if settings.remote_url is not None:
         raise PlanError(
             f"engine 'hf' cannot use another server, got one on {settings.remote_url.host}; "
             "give --engine remote, or leave --remote-url out"
         )
-    path = model_path(settings)
     from server.engines.hf import HfEngine
+    from server.engines.hf.placement import Placement
+    from server.engines.hf.source import find
 
+    placement = Placement.read(
+        settings.device, settings.dtype, settings.device_map, settings.max_memory
+    )
+    source = find(None if settings.model is None else refer(settings.model))
     try:
         return HfEngine.load(
-            path,
+            source.path,
             name=settings.names[0],
-            dtype=settings.dtype,
-            device=settings.device,
+            root=source.root,
+            placement=placement,
             threads=settings.threads or None,
             max_model_len=settings.max_model_len,
             reuse_bytes=settings.reuse_bytes,
+            kernels=settings.kernels,
         )
+    except EvenhandError:
+        raise
     except Exception as error:  # libraries raise anything over a broken file
         said = (str(error).strip() or type(error).__name__).splitlines()[0][:MOST_SHOWN]
         raise EngineError(
-            f"model must be one that can be loaded, got {path} ({said}); serve another model"
+            f"model must be one that can be loaded, got {source.root} ({said}); serve another model"
         ) from error
-
-
-def model_path(settings: Settings) -> Path:
-    """Return the model's folder, which must have a configuration in it."""
-    path = settings.model
-    if path is None:
-        from pocket import WEIGHTS
-
-        path = WEIGHTS
-    if not (path / "config.json").is_file():
-        raise PlanError(
-            f"model must be a folder with a config.json, got {path}; "
-            "give the folder of a model in the HuggingFace format"
-        )
-    return path

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from importlib.metadata import version
@@ -14,18 +14,16 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-from transformers.utils import logging
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kvedit.hf import Door, fit_kernels, open_door
 from kvedit.shelf import Shelf
 from server.engines import readings
 from server.engines.base import Ability, ModelInfo
+from server.engines.hf.loading import ends as answer_ends
+from server.engines.hf.loading import read_model
+from server.engines.hf.placement import Placement
+from server.engines.hf.portrait import layer_kinds, portrait
 from server.engines.hf.preparation import Preparation
 from server.engines.hf.session import HfSession
 from server.engines.hf.stream import Channel, Stream
@@ -71,11 +69,14 @@ class HfEngine:
     ) -> None:
         _check(model)
         self.model = model
-        loaded = digest(model, tokenizer, ends := _ends(model, tokenizer))
+        loaded = digest(model, tokenizer, ends := answer_ends(model, tokenizer))
+        drawn = portrait(model)
         fitted = fit_kernels(model) if kernels == "auto" else {}
         config = model.config.get_text_config(decoder=True)
         limit = max_model_len or int(config.max_position_embeddings)
         door = open_door(model)
+        self.portrait = drawn | {"layers": layer_kinds(door)}  # for people to read
+        self.readings = _readings(door)
         vocabulary = Vocabulary(tokenizer, int(config.vocab_size))
         encoder = Encoder(tokenizer, vocabulary, limit)
         grammars = Grammars(tokenizer, vocabulary.size, ends)
@@ -108,34 +109,38 @@ class HfEngine:
         path: str | Path,
         *,
         name: str,
-        dtype: str = "float32",
-        device: str = "cpu",
+        root: str = "",
+        placement: Placement = Placement(),  # noqa: B008  it is frozen
         threads: int | None = None,
         max_model_len: int | None = None,
         active_limit: int = ACTIVE,
         reuse_bytes: int = REUSE,
         kernels: Kernels = "auto",
     ) -> HfEngine:
-        """Load a model from a local folder: safetensors only, no code from it, no network.
+        """Load a model from local files: a folder with safetensors, or a GGUF file; no network.
 
-        dtype    a torch dtype's name
-        threads  of torch on the CPU; None = as torch decides
-        raises   OSError, ValueError  if the folder holds no such model
+        placement  devices and dtype
+        threads    of torch on the CPU; None = as torch decides
+        raises     EngineError  the model is broken, or does not fit
         """
         if threads is not None:
             torch.set_num_threads(threads)
-        logging.disable_progress_bar()  # the caller says what loads
-        return _apart(
-            lambda: cls(
-                *_read(path, dtype, device),
+        path = Path(path)
+
+        def make() -> HfEngine:
+            model, tokenizer = read_model(path, placement)
+            return cls(
+                model,
+                tokenizer,
                 name=name,
-                root=Path(path).name,
+                root=root or path.name,
                 max_model_len=max_model_len,
                 active_limit=active_limit,
                 reuse_bytes=reuse_bytes,
                 kernels=kernels,
             )
-        )
+
+        return _apart(make)
 
     @property
     def info(self) -> ModelInfo:
@@ -196,8 +201,14 @@ def _refusals(door: Door) -> dict[str, str]:
     """Return why attention is not offered, or which readings the model's layers do not suit."""
     if door.refusal is not None:
         return {"attention": door.refusal}
-    known = {spec.name: readings.refusal(spec, door.layers) for spec in readings.KNOWN}
-    return {name: reason for name, reason in known.items() if reason is not None}
+    return {name: reason for name, reason in _readings(door).items() if reason is not None}
+
+
+def _readings(door: Door) -> dict[str, str | None]:
+    """Return of each reading why the model cannot be read so, or None."""
+    return {
+        spec.name: door.refusal or readings.refusal(spec, door.layers) for spec in readings.KNOWN
+    }
 
 
 def _abilities(refusal: str | None, grammars: Grammars) -> frozenset[Ability]:
@@ -219,24 +230,6 @@ def _apart(make: Callable[[], HfEngine]) -> HfEngine:
         return thread.submit(make).result()
 
 
-def _read(
-    path: str | Path, dtype: str, device: str
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Read a model and its tokenizer (see `HfEngine.load`)."""
-    model = AutoModelForCausalLM.from_pretrained(
-        path,
-        dtype=getattr(torch, dtype),
-        attn_implementation="sdpa",
-        use_safetensors=True,
-        trust_remote_code=False,
-        local_files_only=True,
-    )
-    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
-    model.to(device)  # type: ignore[arg-type]  # transformers' own wrapper hides the signature
-    model.requires_grad_(False)  # it comes in eval mode
-    return model, tokenizer
-
-
 def _check(model: PreTrainedModel) -> None:
     """Refuse a model that would take no cache or ignore which logits to keep."""
     takes = inspect.signature(model.forward).parameters
@@ -246,13 +239,3 @@ def _check(model: PreTrainedModel) -> None:
                 f"model must take {needed} in its forward, got {type(model).__name__}; serve "
                 "another model"
             )
-
-
-def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Return every id that ends an answer, by any of the places that may name one."""
-    sources = (model.generation_config, model.config, tokenizer)
-    found: list[int] = []
-    for source in sources:
-        ids: int | Iterable[int] | None = getattr(source, "eos_token_id", None)
-        found += [] if ids is None else [ids] if isinstance(ids, int) else ids
-    return frozenset(found)
