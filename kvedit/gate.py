@@ -106,10 +106,8 @@ class Measuring:
     def _geometry(
         self, index: int, stock: Seen, query: Tensor, key: Tensor
     ) -> RotaryGeometry | None:
-        allowed, positions = (
-            TURN_ROUNDINGS * rounding(query.dtype),
-            self._positions.to(query.device),
-        )
+        allowed = TURN_ROUNDINGS * rounding(query.dtype)
+        positions = self._positions.to(query.device)
         least = torch.inf
         for candidate in self._candidates_on(query.device):
             worst = max(

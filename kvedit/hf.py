@@ -92,7 +92,7 @@ class Door:
 
     @property
     def device(self) -> torch.device:
-        """Return where token ids are wanted, and logits come; layers may be elsewhere."""
+        """Return where token ids are wanted; layers may be elsewhere, and logits too."""
         return entrance(self.model)
 
     def forward(self, ids: Tensor, reading: Reading, keep: Keep = 1) -> Tensor:

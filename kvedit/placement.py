@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 
 def entrance(model: nn.Module) -> torch.device:
-    """Return the device where token ids are wanted: a spread model gives its logits back there.
+    """Return the device where token ids are wanted: that of the embeddings.
 
     model  with `get_input_embeddings`, as transformers' models have it
     """

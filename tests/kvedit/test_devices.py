@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from devices import ONE, OTHER, Devices
-from reads import ids
+from reads import ids, vectors
 from spread import ACROSS, across, answer, readings, same, saved, shared, whole
 from torch import Tensor
 
@@ -18,7 +18,8 @@ from kvedit.executors.by_device import ByDevice
 from kvedit.executors.choice import Choice
 from kvedit.executors.runs import as_specified, in_runs
 from kvedit.executors.torch import TorchExecutor
-from kvedit.hf import Door, open_door
+from kvedit.gate import Seen
+from kvedit.hf import Door, _shapes, open_door
 from kvedit.plain import PlainReading
 from kvedit.reading import Layer
 from kvedit.sight import Ranked, Rows
@@ -83,6 +84,15 @@ def test_each_layer_has_its_geometry_where_it_is(spread: Door) -> None:
 def test_layers_of_a_device_share_their_geometry(folder: Path) -> None:
     first, second, third = open_door(across(folder, "devices")).geometries
     assert first is not second and second is third
+
+
+def test_layers_without_positions_are_measured_on_every_device() -> None:
+    watched = {}
+    for index, device in enumerate((ONE, ONE, OTHER)):
+        query, key, value = (each.to(device) for each in vectors(3))
+        watched[index] = Seen(query, key, value, query, None, None, 0.5, None)
+    shapes = _shapes(watched, [None, None, None])
+    assert [each.device for each in shapes] == [ONE, OTHER]
 
 
 @pytest.mark.parametrize("name", list(readings()))

@@ -94,6 +94,12 @@ def test_the_entrance_is_where_the_embeddings_compute() -> None:
     assert entrance(model).type == "meta"  # no hook says otherwise: it is not loaded
 
 
+def test_a_tensor_of_two_names_comes_twice() -> None:
+    module = torch.nn.Linear(2, 3)
+    module.again = module.weight
+    assert [name for name, _ in content(module)] == ["weight", "bias", "again"]
+
+
 def test_hooks_may_stand_in_a_row(folder: Path) -> None:
     model = offloaded(folder, "cpu")
     for module in (model, model.model.embed_tokens):

@@ -9,15 +9,19 @@ from typing import Any
 
 import pytest
 import torch
-from devices import Devices
+from devices import ONE, OTHER, Devices
 from judges import asked, invariant
 from specs import PINE
 from spread import CPU, OFFLOADED, across, offloaded, saved, whole
 from transformers import PreTrainedTokenizerFast
 
 from kvedit.executors import choice
+from kvedit.hf import open_door
+from kvedit.plain import PlainReading
 from server.chunk import Chunk, Scored
 from server.engines.hf import HfEngine, sampling
+from server.engines.hf.context import Context
+from server.engines.hf.forward import ReadingForward
 from server.engines.hf.worker import Worker
 from server.job import Sampling, Work
 from server.prompt import ChatPrompt, Message, Part, Prompt, TextPrompt
@@ -156,3 +160,16 @@ async def test_on_several_devices(
         assert scored(await drain(await spread.generate(asking))) == scored(found["reuse"])
     await spread.close()
     await engine.close()
+
+
+def test_a_token_is_read_where_the_others_are(folder: Path) -> None:
+    """An answer's tokens come from where the logits are; those fed later stand beside them."""
+    with Devices():
+        door = open_door(across(folder, "logits elsewhere"))
+        context = Context(ReadingForward(door, PlainReading()), door.device)
+        context.feed((1, 2, 3))
+        context.begin()
+        context.done()
+        context.take(torch.tensor([[4]], device=OTHER))
+        context.feed((5,))
+        assert context.pending.device == ONE and context.pending.tolist() == [[4, 5]]
