@@ -76,10 +76,11 @@ class Placement:
         if self.dtype != "auto":
             wanted: torch.dtype = getattr(torch, self.dtype)
             return wanted
-        half = torch.float32 if device.type == "cpu" else torch.bfloat16
-        dtype = half if stored is None else stored
-        if not dtype.is_floating_point or dtype.itemsize > 4 or dtype.itemsize < 2:
-            dtype = half
+        native = device.type != "cpu" or computes(torch.bfloat16)
+        half = torch.bfloat16 if native else torch.float32
+        dtype = half if stored is None or stored.itemsize < 2 else stored
+        if not dtype.is_floating_point or dtype.itemsize > 4:
+            dtype = torch.float32
         if device.type == "cpu" and dtype.itemsize < 4 and not computes(dtype):
             LOG.warning(
                 "%s weights become float32: this CPU does not compute in %s (--dtype sets another)",
