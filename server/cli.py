@@ -20,48 +20,14 @@ from server.serving import ABORT_SECONDS, Drained
 from server.settings import Settings
 
 
+@options.taking(options.Chosen, options.ChosenElsewhere)
 def serve(
-    model: Annotated[
-        Path | None, typer.Option(help="folder of the model  [default: the embedded one]")
-    ] = None,
+    chosen: options.Given,
     served_model_name: Annotated[
         list[str] | None, typer.Option(help="a name clients may ask for; may be repeated")
     ] = None,
     host: Annotated[str | None, typer.Option(help="address  [default: 127.0.0.1]")] = None,
     port: Annotated[int | None, typer.Option(help="port, 0 = any  [default: 8000]")] = None,
-    device: Annotated[str | None, typer.Option(help="torch device  [default: cpu]")] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16  [default: float32]")
-    ] = None,
-    threads: Annotated[int | None, typer.Option(help="of the model's worker")] = None,
-    max_model_len: Annotated[int | None, typer.Option(help="context, tokens")] = None,
-    reuse_bytes: Annotated[
-        int | None, typer.Option(help="Cache kept of prefixes and document sets, bytes.")
-    ] = None,
-    engine: Annotated[
-        str | None, typer.Option(help="hf, or remote: a model on another server  [default: hf]")
-    ] = None,
-    remote_url: Annotated[
-        str | None, typer.Option(help="base of an OpenAI-compatible API, as http://host:9000/v1")
-    ] = None,
-    remote_key: Annotated[
-        str | None, typer.Option(help="its key; EVENHAND_REMOTE_KEY keeps it out of process lists")
-    ] = None,
-    remote_model: Annotated[
-        str | None, typer.Option(help="name of its model  [default: the first it lists]")
-    ] = None,
-    remote_concurrency: Annotated[
-        int | None, typer.Option(help="requests to it at once  [default: 8]")
-    ] = None,
-    remote_timeout: Annotated[
-        float | None, typer.Option(help="seconds of silence it is given  [default: 300]")
-    ] = None,
-    remote_retries: Annotated[
-        int | None, typer.Option(help="of what it could not answer  [default: 2]")
-    ] = None,
-    remote_logprobs: Annotated[
-        str | None, typer.Option(help="whether it reports them: auto, yes, no  [default: auto]")
-    ] = None,
     queue_limit: Annotated[
         int | None, typer.Option(help="requests answered at once  [default: 16]")
     ] = None,
@@ -78,6 +44,7 @@ def serve(
 ) -> None:
     """Serve a model over HTTP; what is not given comes from EVENHAND_*, then from the defaults."""
     given = dict(locals())
+    given |= given.pop("chosen")
     given |= {field: given.pop(option) for field, option in options.RENAMED.items()}
     try:
         settings = options.read_settings(given)

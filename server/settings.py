@@ -12,6 +12,7 @@ from pydantic import Field, HttpUrl, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from server.errors import PlanError
+from server.reference import refer
 
 Listed = NoDecode  # `a,b` in the environment, not JSON
 PREFIX = "EVENHAND_"  # of a variable that is ours, in either case
@@ -20,12 +21,16 @@ PREFIX = "EVENHAND_"  # of a variable that is ours, in either case
 class Settings(BaseSettings):
     """One server's configuration; arguments win over the environment.
 
-    model              folder of the model; None = the embedded one, served as `pocket`
-    served_model_name  names clients may ask for; empty = `pocket`, or the folder's name
+    model              folder, GGUF file or name on the hub; None = the embedded one, `pocket`
+    served_model_name  names clients may ask for; empty = what the model's own place is called
+    device             torch's; auto = a GPU if there is one, else the CPU
+    dtype              auto = the checkpoint's, or float32 where the device cannot compute in it
+    device_map         spreads the layers over devices: a strategy, or JSON from module to device
+    max_memory         what the map may fill, as `0=10GiB,cpu=30GiB`
     threads            of the model's worker; 0 = torch's own choice
     max_model_len      tokens; None = what the model's configuration says
     reuse_bytes        cache kept of prefixes and document sets for later requests; 0 = none
-    engine             hf = the model of the folder; remote = one on another server
+    engine             hf = a model that is loaded here; remote = one on another server
     remote_url         base of that server's OpenAI-compatible API, often ending in /v1
     remote_key         its bearer key; None = it asks for none
     remote_model       the model's name there; None = the first that it lists
@@ -50,11 +55,13 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
-    model: Path | None = None
+    model: str | None = Field(None, min_length=1)
     served_model_name: Annotated[tuple[str, ...], Listed] = ()
     engine: Literal["hf", "remote"] = "hf"
-    device: str = "cpu"
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device_map: str | None = Field(None, min_length=1)
+    max_memory: str | None = Field(None, min_length=1)
     threads: int = Field(0, ge=0, le=1024)
     max_model_len: int | None = Field(None, ge=1)
     reuse_bytes: int = Field(256 * 2**20, ge=0)
@@ -95,6 +102,11 @@ class Settings(BaseSettings):
             _check_names("setting", "", given, list(cls.model_fields))
         return given
 
+    @field_validator("model", mode="before")
+    @classmethod
+    def _written(cls, value: object) -> object:
+        return str(value) if isinstance(value, Path) else value
+
     @field_validator("served_model_name", "api_keys", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
@@ -109,7 +121,7 @@ class Settings(BaseSettings):
             return self.served_model_name
         if self.engine == "remote":
             return (self.remote_model or "remote",)
-        return ("pocket",) if self.model is None else (self.model.resolve().name,)
+        return ("pocket",) if self.model is None else (refer(self.model).name,)
 
     def naming(self, found: str) -> Settings:
         """Return the settings with the name that another server has for its model.

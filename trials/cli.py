@@ -8,7 +8,12 @@ from server.cli import serve
 from trials.commands.judge import judge
 from trials.commands.judge_bias import judge_bias
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # a help text has brackets of its own
+)
 
 for command in (judge, judge_bias, serve):
     app.command()(command)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from server.engines.base import Engine
-from server.errors import EngineError, PlanError
+from server.errors import EngineError, EvenhandError, PlanError
+from server.reference import refer
 from server.settings import Settings
 
 MOST_SHOWN = 300  # characters of a library's message
@@ -28,7 +27,7 @@ def _remote(settings: Settings) -> Engine:
         )
     if settings.model is not None:
         raise PlanError(
-            f"engine 'remote' cannot load a folder, got {settings.model}; "
+            f"engine 'remote' cannot load a model, got {settings.model}; "
             "name the other server's model with --remote-model instead of --model"
         )
     from server.engines.remote import Access, RemoteEngine
@@ -56,36 +55,28 @@ def _hf(settings: Settings) -> Engine:
             f"engine 'hf' cannot use another server, got one on {settings.remote_url.host}; "
             "give --engine remote, or leave --remote-url out"
         )
-    path = model_path(settings)
     from server.engines.hf import HfEngine
+    from server.engines.hf.placement import Placement
+    from server.engines.hf.source import find
 
+    placement = Placement.read(
+        settings.device, settings.dtype, settings.device_map, settings.max_memory
+    )
+    source = find(None if settings.model is None else refer(settings.model))
     try:
         return HfEngine.load(
-            path,
+            source.path,
             name=settings.names[0],
-            dtype=settings.dtype,
-            device=settings.device,
+            root=source.root,
+            placement=placement,
             threads=settings.threads or None,
             max_model_len=settings.max_model_len,
             reuse_bytes=settings.reuse_bytes,
         )
+    except EvenhandError:
+        raise
     except Exception as error:  # libraries raise anything over a broken file
         said = (str(error).strip() or type(error).__name__).splitlines()[0][:MOST_SHOWN]
         raise EngineError(
-            f"model must be one that can be loaded, got {path} ({said}); serve another model"
+            f"model must be one that can be loaded, got {source.root} ({said}); serve another model"
         ) from error
-
-
-def model_path(settings: Settings) -> Path:
-    """Return the model's folder, which must have a configuration in it."""
-    path = settings.model
-    if path is None:
-        from pocket import WEIGHTS
-
-        path = WEIGHTS
-    if not (path / "config.json").is_file():
-        raise PlanError(
-            f"model must be a folder with a config.json, got {path}; "
-            "give the folder of a model in the HuggingFace format"
-        )
-    return path

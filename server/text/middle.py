@@ -36,7 +36,9 @@ def middle(
     raises    PlanError  if the tokenizer has no such tokens
     """
     vocabulary = tokenizer.get_vocab()
-    layout = next((each for each in LAYOUTS if all(token in vocabulary for token, _ in each)), None)
+    layout = _named(tokenizer) or next(
+        (each for each in LAYOUTS if all(token in vocabulary for token, _ in each)), None
+    )
     if layout is None:
         raise PlanError(
             "suffix must be left out for this model, got a tokenizer without fill-in-the-middle "
@@ -49,6 +51,12 @@ def middle(
         if name:
             ids += tokenise(text if name == "text" else suffix)
     return tuple(ids)
+
+
+def _named(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[str, str], ...] | None:
+    """Return the layout of the tokens that the model's own file names, if it does."""
+    named = tokenizer.init_kwargs.get("fim_tokens")
+    return None if named is None else tuple(zip(named, ("text", "suffix", ""), strict=True))
 
 
 def _opening(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

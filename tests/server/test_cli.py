@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 
 import pytest
@@ -25,15 +26,15 @@ def fails(*arguments: str) -> str:
 def test_a_model_that_is_not_there(tmp_path: Path) -> None:
     said = fails("--model", str(tmp_path / "none"))
     assert said.count("\n") == 1
-    assert said.startswith("evenhand: model must be a folder with a config.json, got")
+    assert said.startswith("evenhand: model must be a folder with a config.json, a .gguf file or")
 
 
 @pytest.mark.parametrize("config", ["{", '{"model_type": "nothing"}', '{"model_type": "llama"}'])
 def test_a_model_that_cannot_be_loaded(tmp_path: Path, config: str) -> None:
     (tmp_path / "config.json").write_text(config)
     said = fails("--model", str(tmp_path)).splitlines()
-    assert said[-1].startswith("evenhand: model must be one that can be loaded, got")
-    assert not any("Traceback" in line for line in said)
+    assert len(said) == 1
+    assert re.match(r"evenhand: .* must .*, got .*; .*", said[0])
 
 
 def test_a_setting_out_of_range(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from server.options import fail
+from server.options import Chosen, ChosenElsewhere, Given, fail, taking
 from trials.commands import options
 
 if TYPE_CHECKING:
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from trials.report.figures import Report
 
 
+@taking(Chosen, ChosenElsewhere)
 def judge(
+    chosen: Given,
     data: options.Data,
     method: Annotated[
         str | None,
@@ -39,16 +41,11 @@ def judge(
     criteria: options.Criteria = None,
     max_calls: options.MaxCalls = None,
     concurrency: Annotated[int, typer.Option(min=1, help="items judged at once")] = 4,
-    engine: options.EngineName = None,
-    model: options.Model = None,
-    remote_url: options.RemoteUrl = None,
-    remote_model: options.RemoteModel = None,
-    device: options.Device = None,
-    threads: options.Threads = None,
     state_dir: options.StateDir = None,
 ) -> None:
     """Judge a data set. After Ctrl-C or a crash the same command goes on where it was."""
     given = dict(locals())
+    given |= given.pop("chosen")
     again = "run the same command again to go on" if str(out) != "-" else "nothing was recorded"
     with options.told(f"stopped; {again}"):
         from trials.commands import running

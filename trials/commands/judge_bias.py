@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from server.options import fail
+from server.options import Chosen, ChosenElsewhere, Given, fail, taking
 from trials.commands import options
 
 if TYPE_CHECKING:
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from trials.trial import Judge
 
 
+@taking(Chosen, ChosenElsewhere)
 def judge_bias(
+    chosen: Given,
     data: options.Data,
     methods: Annotated[
         str, typer.Option(help="which to compare, with commas between them")
@@ -44,15 +46,10 @@ def judge_bias(
     concurrency: Annotated[
         int, typer.Option(min=1, help="items judged at once; 1 = seconds are those of one verdict")
     ] = 1,
-    engine: options.EngineName = None,
-    model: options.Model = None,
-    remote_url: options.RemoteUrl = None,
-    remote_model: options.RemoteModel = None,
-    device: options.Device = None,
-    threads: options.Threads = None,
 ) -> None:
     """Ask about every pair in both orders with each method, and compare them."""
     given = dict(locals())
+    given |= given.pop("chosen")
     again = "run the same command again to go on" if out else "with --out it could be continued"
     with options.told(f"stopped; {again}"):
         from trials.commands import running

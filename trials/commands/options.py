@@ -30,13 +30,7 @@ Form = Annotated[str | None, typer.Option(help="relation, score or likert")]
 Template = Annotated[str | None, typer.Option(help="name of a built-in template, or one inline")]
 Criteria = Annotated[str | None, typer.Option(help="what counts, for items without their own")]
 MaxCalls = Annotated[int | None, typer.Option(min=1, help="of the model, per item")]
-Model = Annotated[Path | None, typer.Option(help="folder of the model (default: the embedded one)")]
-EngineName = Annotated[str | None, typer.Option("--engine", help="hf or remote (default: hf)")]
-RemoteUrl = Annotated[str | None, typer.Option(help="of an OpenAI-compatible server")]
-RemoteModel = Annotated[str | None, typer.Option(help="name that the remote server knows")]
-Device = Annotated[str | None, typer.Option(help="torch device (default: cpu)")]
 StateDir = Annotated[Path | None, typer.Option(help="folder of the slot biases that are known")]
-Threads = Annotated[int | None, typer.Option(help="of the model's worker")]
 
 
 @contextmanager

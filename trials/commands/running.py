@@ -25,13 +25,13 @@ from rich.text import Text
 from server.engines import registry
 from server.errors import EngineError, PlanError
 from server.judge.calibration import Calibration
-from server.options import read_settings
+from server.options import Chosen, ChosenElsewhere, options_of, read_settings
 from trials.datasets import Item, load
 from trials.records import Records
 from trials.report.figures import Report
 from trials.trial import METHODS, Judge, trial
 
-SETTINGS = ("engine", "model", "device", "threads", "remote_url", "remote_model", "state_dir")
+SETTINGS = (*options_of(Chosen, ChosenElsewhere), "state_dir")
 FIELDS = ("form", "template", "criteria", "max_calls", "seed")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from importlib.metadata import version
@@ -13,18 +13,15 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-from transformers.utils import logging
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kvedit.hf import Door, open_door
 from kvedit.shelf import Shelf
 from server.engines import readings
 from server.engines.base import Ability, ModelInfo
+from server.engines.hf.loading import ends as answer_ends
+from server.engines.hf.loading import read_model
+from server.engines.hf.placement import Placement
 from server.engines.hf.preparation import Preparation
 from server.engines.hf.session import HfSession
 from server.engines.hf.stream import Channel, Stream
@@ -70,7 +67,7 @@ class HfEngine:
         door = open_door(model)
         vocabulary = Vocabulary(tokenizer, int(config.vocab_size))
         encoder = Encoder(tokenizer, vocabulary, limit)
-        ends = _ends(model, tokenizer)
+        ends = answer_ends(model, tokenizer)
         grammars = Grammars(tokenizer, vocabulary.size, ends)
         shelves = (Shelf(reuse_bytes // 2) for _ in range(2))
         self._preparation = Preparation(
@@ -100,32 +97,36 @@ class HfEngine:
         path: str | Path,
         *,
         name: str,
-        dtype: str = "float32",
-        device: str = "cpu",
+        root: str = "",
+        placement: Placement = Placement(),  # noqa: B008  it is frozen
         threads: int | None = None,
         max_model_len: int | None = None,
         active_limit: int = ACTIVE,
         reuse_bytes: int = REUSE,
     ) -> HfEngine:
-        """Load a model from a local folder: safetensors only, no code from it, no network.
+        """Load a model from local files: a folder with safetensors, or a GGUF file; no network.
 
-        dtype    a torch dtype's name
-        threads  of torch on the CPU; None = as torch decides
-        raises   OSError, ValueError  if the folder holds no such model
+        placement  devices and dtype
+        threads    of torch on the CPU; None = as torch decides
+        raises     EngineError  the model is broken, or does not fit
         """
         if threads is not None:
             torch.set_num_threads(threads)
-        logging.disable_progress_bar()  # the caller says what loads
-        return _apart(
-            lambda: cls(
-                *_read(path, dtype, device),
+        path = Path(path)
+
+        def make() -> HfEngine:
+            model, tokenizer = read_model(path, placement)
+            return cls(
+                model,
+                tokenizer,
                 name=name,
-                root=Path(path).name,
+                root=root or path.name,
                 max_model_len=max_model_len,
                 active_limit=active_limit,
                 reuse_bytes=reuse_bytes,
             )
-        )
+
+        return _apart(make)
 
     @property
     def info(self) -> ModelInfo:
@@ -209,24 +210,6 @@ def _apart(make: Callable[[], HfEngine]) -> HfEngine:
         return thread.submit(make).result()
 
 
-def _read(
-    path: str | Path, dtype: str, device: str
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Read a model and its tokenizer (see `HfEngine.load`)."""
-    model = AutoModelForCausalLM.from_pretrained(
-        path,
-        dtype=getattr(torch, dtype),
-        attn_implementation="sdpa",
-        use_safetensors=True,
-        trust_remote_code=False,
-        local_files_only=True,
-    )
-    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
-    model.to(device)  # type: ignore[arg-type]  # transformers' own wrapper hides the signature
-    model.requires_grad_(False)  # it comes in eval mode
-    return model, tokenizer
-
-
 def _check(model: PreTrainedModel) -> None:
     """Refuse a model that would take no cache or ignore which logits to keep."""
     takes = inspect.signature(model.forward).parameters
@@ -236,13 +219,3 @@ def _check(model: PreTrainedModel) -> None:
                 f"model must take {needed} in its forward, got {type(model).__name__}; serve "
                 "another model"
             )
-
-
-def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Return every id that ends an answer, by any of the places that may name one."""
-    sources = (model.generation_config, model.config, tokenizer)
-    found: list[int] = []
-    for source in sources:
-        ids: int | Iterable[int] | None = getattr(source, "eos_token_id", None)
-        found += [] if ids is None else [ids] if isinstance(ids, int) else ids
-    return frozenset(found)

@@ -13,6 +13,7 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from server.engines.hf import HfEngine
+from server.engines.hf.placement import Placement
 from server.engines.hf.weights import SAMPLES, digest
 from server.protocol.replies import fingerprint
 
@@ -79,7 +80,7 @@ def test_folders_of_one_name_and_dtypes_have_their_own_fingerprints(
     model = make_model()
 
     def loaded(folder: str, dtype: str = "float32") -> str:
-        engine = HfEngine.load(tmp_path / folder / "m", name="m", dtype=dtype)
+        engine = HfEngine.load(tmp_path / folder / "m", name="m", placement=Placement(dtype=dtype))
         asyncio.run(engine.close())
         info = engine.info
         assert (info.root, info.dtype, info.device) == ("m", dtype, "cpu")

@@ -42,7 +42,7 @@ def test_the_served_name_is_the_other_servers_unless_told_another() -> None:
     ("settings", "said"),
     [
         (Settings(engine="remote"), "must have the URL of a server, got none; give --remote-url"),
-        (remote(model=Path("x")), "cannot load a folder, got x; name the other server's model"),
+        (remote(model=Path("x")), "cannot load a model, got x; name the other server's model"),
         (
             remote(engine="hf"),
             "'hf' cannot use another server, got one on 127.0.0.1; give --eng",

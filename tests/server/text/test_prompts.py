@@ -13,7 +13,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from pine.segments import Ids, Segments
 from server.engines.hf import HfEngine
-from server.errors import PlanError
+from server.errors import EngineError, PlanError
 from server.job import Sampling, Work
 from server.prompt import ChatPrompt, Message, Part, Prompt, TextPrompt, TokenPrompt
 from server.text.prompts import Encoder
@@ -223,7 +223,7 @@ def test_load_takes_safetensors_and_nothing_else(
     asyncio.run(engine.close())
     weights = tmp_path / "model.safetensors"
     weights.rename(tmp_path / "pytorch_model.bin")
-    with pytest.raises(OSError, match="safetensors"):
+    with pytest.raises(EngineError, match="must hold safetensors"):
         HfEngine.load(tmp_path, name="saved")
 
 
