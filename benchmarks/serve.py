@@ -24,7 +24,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -224,7 +224,7 @@ def bytes_a_step(path: Path, dtype: str) -> int | None:
     known = {id(module.weight) for module in model.modules() if isinstance(module, kinds)}
     if any(weight.dim() > 1 and id(weight) not in known for weight in model.parameters()):
         return None
-    size = getattr(torch, dtype).itemsize
+    size: int = getattr(torch, dtype).itemsize
     return sum(
         module.weight.numel() * size
         for module in model.modules()
