@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from server.cli import serve
+from server.inspecting import inspect
 from trials.commands.judge import judge
 from trials.commands.judge_bias import judge_bias
 
@@ -15,7 +16,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # a help text has brackets of its own
 )
 
-for command in (judge, judge_bias, serve):
+for command in (inspect, judge, judge_bias, serve):
     app.command()(command)
 
 

@@ -35,6 +35,8 @@ def _card(service: Service, name: str) -> dict[str, Any]:
         "owned_by": "evenhand",
         "root": info.root,
         "fingerprint": fingerprint(info),
+        "dtype": info.dtype,
+        "device": info.device,
         "max_model_len": info.max_model_len,
         "abilities": sorted(service.engine.offers),
         "refusals": dict(info.refusals),

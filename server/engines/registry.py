@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from server.engines.base import Engine
 from server.errors import EngineError, EvenhandError, PlanError
 from server.reference import refer
 from server.settings import Settings
+
+if TYPE_CHECKING:
+    from server.engines.hf import HfEngine
 
 MOST_SHOWN = 300  # characters of a library's message
 
@@ -16,7 +21,7 @@ def load(settings: Settings) -> Engine:
     raises  PlanError    no model is there
             EngineError  the model is there and cannot be loaded, or its server is not there
     """
-    return _remote(settings) if settings.engine == "remote" else _hf(settings)
+    return _remote(settings) if settings.engine == "remote" else load_here(settings)
 
 
 def _remote(settings: Settings) -> Engine:
@@ -49,7 +54,8 @@ def _remote(settings: Settings) -> Engine:
     )
 
 
-def _hf(settings: Settings) -> Engine:
+def load_here(settings: Settings) -> HfEngine:
+    """Load a model into this process (errors as `load`)."""
     if settings.remote_url is not None:
         raise PlanError(
             f"engine 'hf' cannot use another server, got one on {settings.remote_url.host}; "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from server.errors import EngineError
 
 AGAIN = "fetch the model again"
-SHOWN = 120  # characters of a value
+SHOWN = 300  # characters of a value
 MOST = 3  # names, before they are counted
 
 

@@ -22,6 +22,7 @@ from server.engines.base import Ability, ModelInfo
 from server.engines.hf.loading import ends as answer_ends
 from server.engines.hf.loading import read_model
 from server.engines.hf.placement import Placement
+from server.engines.hf.portrait import portrait
 from server.engines.hf.preparation import Preparation
 from server.engines.hf.session import HfSession
 from server.engines.hf.stream import Channel, Stream
@@ -65,6 +66,8 @@ class HfEngine:
         config = model.config.get_text_config(decoder=True)
         limit = max_model_len or int(config.max_position_embeddings)
         door = open_door(model)
+        self.portrait = portrait(model, door)  # for people to read
+        self.readings = _readings(door)
         vocabulary = Vocabulary(tokenizer, int(config.vocab_size))
         encoder = Encoder(tokenizer, vocabulary, limit)
         ends = answer_ends(model, tokenizer)
@@ -187,8 +190,14 @@ def _refusals(door: Door) -> dict[str, str]:
     """Return why attention is not offered, or which readings the model's layers do not suit."""
     if door.refusal is not None:
         return {"attention": door.refusal}
-    known = {spec.name: readings.refusal(spec, door.layers) for spec in readings.KNOWN}
-    return {name: reason for name, reason in known.items() if reason is not None}
+    return {name: reason for name, reason in _readings(door).items() if reason is not None}
+
+
+def _readings(door: Door) -> dict[str, str | None]:
+    """Return of each reading why the model cannot be read so, or None."""
+    return {
+        spec.name: door.refusal or readings.refusal(spec, door.layers) for spec in readings.KNOWN
+    }
 
 
 def _abilities(refusal: str | None, grammars: Grammars) -> frozenset[Ability]:

@@ -13,9 +13,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PreTrainedConfig
+from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
 from server.engines.hf.broken import AGAIN, broken, some
 
+UNQUANTISED = "serve the weights that are not quantised, or a GGUF file of the model"
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -67,6 +69,7 @@ def read_folder(path: Path) -> Checkpoint:
     raises  EngineError  one is missing, cut off, or makes no sense
     """
     config = _config(path)
+    _check_quantised(config)
     elements: Counter[str] = Counter()
     for file in _files(path):
         for dtype, count in _tensors(file):
@@ -78,6 +81,24 @@ def read_folder(path: Path) -> Checkpoint:
     if not floats:
         raise broken("weights must hold tensors of numbers", some(elements) or "none")
     return Checkpoint(config, _stored(config, floats), sum(floats.values()), fixed)
+
+
+def quantised(config: PreTrainedConfig) -> str | None:
+    """Return by what a checkpoint's weights are quantised, or None."""
+    found = getattr(config, "quantization_config", None)
+    if found is None:
+        return None
+    method = found.get("quant_method") if isinstance(found, dict) else found.quant_method
+    return str(getattr(method, "value", method))
+
+
+def _check_quantised(config: PreTrainedConfig) -> None:
+    """Refuse a way to quantise that transformers would pass over, and read packed numbers plain."""
+    method = quantised(config)
+    if method is not None and method not in AUTO_QUANTIZER_MAPPING:
+        raise broken(
+            "weights must be quantised in a way that transformers has", f"{method!r}", UNQUANTISED
+        )
 
 
 def read_json(path: Path) -> Mapping[str, Any]:
@@ -177,7 +198,7 @@ def _tensors(file: Path) -> Iterator[tuple[str, int]]:
 
 def _stored(config: PreTrainedConfig, floats: Mapping[str, int]) -> torch.dtype | None:
     """Return the type that a checkpoint says it is in, else that of most of its weights."""
-    if getattr(config, "quantization_config", None) is not None:
+    if quantised(config) is not None:
         return None
     said = config.dtype or config.get_text_config(decoder=True).dtype
     return said if isinstance(said, torch.dtype) else FLOATS[max(floats, key=floats.__getitem__)]

@@ -23,7 +23,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from server.engines.hf.broken import broken
-from server.engines.hf.folder import Checkpoint, check_config, read_folder
+from server.engines.hf.folder import UNQUANTISED, Checkpoint, check_config, quantised, read_folder
 from server.engines.hf.gguf.config import config_of
 from server.engines.hf.gguf.header import Header, read_header
 from server.engines.hf.gguf.tokens import ends_of, tokenizer_of
@@ -125,14 +125,20 @@ def _options(placement: Placement, device: torch.device, dtype: torch.dtype) -> 
 
 def _from_folder(path: Path, found: Checkpoint, options: dict[str, Any]) -> PreTrainedModel:
     load: Any = AutoModelForCausalLM.from_pretrained
-    model, told = load(
-        path,
-        config=found.config,
-        use_safetensors=True,
-        trust_remote_code=False,
-        local_files_only=True,
-        **options,
-    )
+    method = quantised(found.config)
+    try:
+        model, told = load(
+            path,
+            config=found.config,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            **options,
+        )
+    except (ImportError, RuntimeError, ValueError) as error:
+        if method is None:
+            raise
+        raise broken(f"weights quantised by {method} must run here", error, UNQUANTISED) from error
     return _checked(model, told, options)
 
 

@@ -9,7 +9,7 @@ import torch
 
 from server.engines.hf.broken import broken
 
-GIB = 2**30
+GIB, MIB = 2**30, 2**20
 CGROUPS = Path("/sys/fs/cgroup")
 OWN = Path("/proc/self/cgroup")
 
@@ -25,9 +25,8 @@ def check_fits(needed: int, device: torch.device, dtype: torch.dtype) -> None:
     name = str(dtype).removeprefix("torch.")
     half = "a half type (--dtype bfloat16), " if dtype == torch.float32 else ""
     raise broken(
-        "model must fit into memory",
-        f"{free / GIB:.1f} GiB free on {device.type} where it needs about {needed / GIB:.1f} GiB "
-        f"as {name}",
+        f"model must fit into memory, needs about {_told(needed)} as {name}",
+        f"{_told(free)} free on {device.type}",
         f"give {half}a smaller model, or --device-map auto, which spreads it over all devices and "
         "the disk",
     )
@@ -40,6 +39,10 @@ def free_memory(device: torch.device) -> int | None:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return None
+
+
+def _told(size: int) -> str:
+    return f"{size / GIB:.1f} GiB" if size >= GIB / 10 else f"{size / MIB:.1f} MiB"
 
 
 def _allowed(groups: Path = CGROUPS, own: Path = OWN) -> int:

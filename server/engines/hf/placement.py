@@ -111,8 +111,12 @@ def _map(text: str) -> DeviceMap:
         found = json.loads(text)
     except ValueError:
         found = None
-    if not isinstance(found, dict) or not all(
-        isinstance(place, int | str) and not isinstance(place, bool) for place in found.values()
+    if (
+        not isinstance(found, dict)
+        or not found
+        or not all(
+            isinstance(place, int | str) and not isinstance(place, bool) for place in found.values()
+        )
     ):
         raise PlanError(
             f"--device-map must be {', '.join(STRATEGIES)} or a JSON object from module to device, "

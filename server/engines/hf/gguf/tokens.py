@@ -5,17 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
 from transformers import PreTrainedTokenizerFast
-from transformers.integrations.gguf.gguf_tokenizer_mapping import convert_gguf_tokenizer
+from transformers.integrations.gguf.gguf_tokenizer_mapping import (
+    GGUF_PRE_TOKENIZER_SPLITS,
+    convert_gguf_tokenizer,
+)
 
 from server.engines.hf.broken import broken
 from server.engines.hf.gguf.config import ELSEWHERE
 from server.engines.hf.gguf.header import Header
 
-CONTROL = 3  # llama.cpp's type of a token that is obeyed, not text
+# llama.cpp's types of tokens that are taken whole: those that are obeyed, and those that are text
+CONTROL, ADDED = 3, 4
 SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
-# llama.cpp's names of how text is split. Where transformers' table knows one, it has split already
+# llama.cpp's names of how text is split; the expressions are in transformers' table
 AS_GPT2 = frozenset({"gpt-2", "phi-2", "mpt", "olmo"})
 DIGITS = frozenset(
     {"smollm", "starcoder", "refact", "codeshell"}
@@ -77,7 +90,6 @@ def tokenizer_of(header: Header) -> PreTrainedTokenizerFast:
         )
     named = {ours: _token(said, tokens, theirs) for ours, theirs in SPECIAL.items()}
     backend = _backend(header.architecture, said)
-    _split(backend, kind, split)
     first = named["bos"] if said.get("add_bos_token", _opens(kind, split)) else None
     backend.post_processor = _opening(first, said.get("bos_token_id"))
     return PreTrainedTokenizerFast(
@@ -90,34 +102,53 @@ def tokenizer_of(header: Header) -> PreTrainedTokenizerFast:
 
 
 def _backend(architecture: str, said: Mapping[str, Any]) -> Tokenizer:
-    """Build what transformers makes of the vocabulary (EngineError if that fails)."""
-    names = {"model": "tokenizer_type", "pre": "pre_tokenizer_type"}
-    wanted = ("model", "pre", "tokens", "scores", "token_type", "merges")
-    given = {names.get(key, key): said[key] for key in wanted if key in said}
+    """Build the tokenizer of a vocabulary (EngineError if that fails)."""
     try:
+        if said["model"] == "gpt2":
+            return _bytes(said)
+        names = {"model": "tokenizer_type"}
+        wanted = ("model", "tokens", "scores", "token_type", "merges")
+        given = {names.get(key, key): said[key] for key in wanted if key in said}
         backend: Tokenizer = convert_gguf_tokenizer(architecture, given)[0]
     except Exception as error:  # whatever a vocabulary at fault makes a library raise
         raise broken("GGUF file's vocabulary must be whole", error) from error
     return backend
 
 
-def _split(backend: Tokenizer, kind: str, split: str | None) -> None:
-    """Split text as the merges were learned."""
-    if kind == "llama":
-        return
-    if split in DIGITS:
-        backend.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Digits(individual_digits=True),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
-            ]
+def _bytes(said: Mapping[str, Any]) -> Tokenizer:
+    """Build byte-level BPE; transformers' own would add a token that the vocabulary may lack."""
+    tokens, split = said["tokens"], said["pre"]
+    backend = Tokenizer(
+        models.BPE(
+            vocab={token: index for index, token in enumerate(tokens)},
+            merges=[tuple(merge.split(" ")) for merge in said["merges"]],
+            ignore_merges=split in AS_LLAMA3,  # a word that is a token is taken whole
         )
-    elif split in AS_GPT2:
-        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    elif split in AS_QWEN2:
+    )
+    if split in AS_QWEN2:
         backend.normalizer = normalizers.NFC()
-    elif split in AS_LLAMA3:
-        backend.model.ignore_merges = True  # a word that is a token is taken whole
+    backend.pre_tokenizer = _splitting(split)
+    backend.decoder = decoders.ByteLevel()
+    kinds = zip(tokens, said.get("token_type", ()), strict=False)
+    added = [
+        AddedToken(token, normalized=False, special=kind == CONTROL)
+        for token, kind in kinds
+        if kind in {CONTROL, ADDED}
+    ]
+    backend.add_tokens(added)
+    return backend
+
+
+def _splitting(split: str) -> pre_tokenizers.PreTokenizer:
+    """Return what splits text as the merges were learned."""
+    own = GGUF_PRE_TOKENIZER_SPLITS.get(split)
+    first: list[pre_tokenizers.PreTokenizer] = []
+    if split in DIGITS:
+        first.append(pre_tokenizers.Digits(individual_digits=True))
+    if own is not None:
+        first.append(pre_tokenizers.Split(Regex(own), behavior="isolated"))
+    last = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=own is None)
+    return pre_tokenizers.Sequence([*first, last])
 
 
 def _opens(kind: str, split: str | None) -> bool:
