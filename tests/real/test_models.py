@@ -13,7 +13,7 @@ from real_server import Served
 CAPITAL = "What is the capital of France? Answer in one short sentence."
 RIVER = "Which river flows through London? Answer in one short sentence."
 PINE = [{"stage": "pine"}]
-ASKED = "Where does Akira work?"
+ASKED = "Answer from these facts, in one sentence: where does Akira work?"
 DOCUMENTS = (
     "Akira works in a bakery in Lisbon.",
     "Nils works at the harbour of Oslo.",
@@ -83,16 +83,28 @@ def mirrored(served: Served, stages: list[Any], calls: int) -> None:
 def test_documents_give_the_same_bits_in_every_order(served: Served) -> None:
     if served.unreadable:
         pytest.skip(served.unreadable)
-
-    def asked(order: tuple[str, ...], stages: list[Any]) -> dict[str, Any]:
-        return served.chat(ASKED, documents=order, stages=stages, logprobs=True, max_tokens=16)
-
     orders = permutations(DOCUMENTS)
-    choices = [asked(order, PINE) for order in orders]
-    assert len({tuple(scores(choice)) for choice in choices}) == 1
-    assert "bakery" in choices[0]["message"]["content"]
-    plain = [tuple(scores(asked(order, []))) for order in (orders[0], orders[-1])]
+    read = [asked(served, order, PINE) for order in orders]
+    assert len({tuple(scores(choice)) for choice in read}) == 1
+    plain = [scores(asked(served, order, [])) for order in (orders[0], orders[-1])]
     assert plain[0] != plain[1]  # else nothing was shown
+
+
+def test_the_answer_is_found_among_documents(served: Served) -> None:
+    if served.unreadable:
+        pytest.skip(served.unreadable)
+    read, plain = (said(asked(served, DOCUMENTS, stages)) for stages in (PINE, []))
+    if "bakery" not in read + plain:
+        pytest.skip("it does not find it plainly either: the model is too small")
+    assert "bakery" in read
+
+
+def asked(served: Served, order: tuple[str, ...], stages: list[Any]) -> dict[str, Any]:
+    return served.chat(ASKED, documents=order, stages=stages, logprobs=True, max_tokens=16)
+
+
+def said(choice: dict[str, Any]) -> str:
+    return str(choice["message"]["content"])
 
 
 def test_an_answer_keeps_to_a_schema(served: Served) -> None:
