@@ -21,20 +21,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from random import Random
-from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 import torch
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks._clients import Answer, Failure, Figures, at_once, figures, middle
 from benchmarks._harness import Row, timed, write
+from benchmarks._model import Prompts, bytes_a_step
 from benchmarks._servers import (
     NAME,
-    QUESTION,
     WAYS,
     Server,
     Setup,
@@ -47,16 +44,11 @@ from benchmarks._servers import (
 )
 from pocket import WEIGHTS
 
-TEXTS = 4  # of a prompt
 WARM_UP = -1  # a turn that does not count
 SUMMED = 2**28  # numbers of the tensor that is summed: 1 GiB
 IN_CACHE = 2**27  # bytes: smaller weights may stay in the processor's cache
 FEW = 0.9  # of the tokens: fewer chunks, or tokens in the text, are named
 BUSY = 0.05  # cores: an idle server that takes more is named
-WORDS = """
-apple river stone cloud tiger lamp paper seven green water music chair light train bread house
-silver garden winter bridge yellow market letter window island doctor summer number friend road
-""".split()  # noqa: SIM905  sixty quotes more say nothing
 
 
 @dataclass
@@ -135,29 +127,6 @@ def started(
         yield {name: address for name, (address, _) in found.items()}
 
 
-@dataclass(frozen=True)
-class Prompts:
-    """Texts that no two requests share, of about as many tokens each."""
-
-    tokenizer: Any
-    tokens: int
-
-    def texts(self, seed: str) -> list[str]:
-        """Return the texts of one request."""
-        random = Random(seed)
-        left = (self.tokens - len(self.tokenizer(QUESTION).input_ids)) // TEXTS
-        made = []
-        for _ in range(TEXTS):
-            words = " ".join(random.choices(WORDS, k=left))
-            ids = self.tokenizer(words, add_special_tokens=False).input_ids[:left]
-            made.append(self.tokenizer.decode(ids))
-        return made
-
-    def counted(self, text: str) -> int:
-        """Return how many tokens a text has."""
-        return len(self.tokenizer(text, add_special_tokens=False).input_ids)
-
-
 def check(way: Way, answers: Sequence[Answer], tokens: int, prompts: Prompts, run: Run) -> None:
     """Remark what would make a round's figures say something else than they seem to."""
     said = {answer.tokens for answer in answers}
@@ -179,8 +148,7 @@ def measure(
     ways: Sequence[Way], addresses: Mapping[str, str], options: argparse.Namespace, run: Run
 ) -> None:
     """Let every way answer in turn, and sum in between."""
-    tokenizer = AutoTokenizer.from_pretrained(*_source(options.model), **_file(options.model))
-    prompts = Prompts(tokenizer, options.prompt)
+    prompts = Prompts.of(options.model, options.prompt)
     others = str(options.model.resolve())
     numbers = torch.ones(SUMMED)
 
@@ -210,34 +178,6 @@ def measure(
     for clients in options.clients:
         for turn in range(options.rounds):
             ways = [way for way in ways if measured(way, clients, turn)]
-
-
-def bytes_a_step(path: Path, dtype: str) -> int | None:
-    """Return how many bytes of weights a decode step reads, the head's too.
-
-    returns  None  where not all matrices are linear layers (experts): then not all are read
-    """
-    config = AutoConfig.from_pretrained(*_source(path), **_file(path))
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    kinds = (torch.nn.Linear, torch.nn.Embedding)
-    known = {id(module.weight) for module in model.modules() if isinstance(module, kinds)}
-    if any(weight.dim() > 1 and id(weight) not in known for weight in model.parameters()):
-        return None
-    size: int = getattr(torch, dtype).itemsize
-    return sum(
-        module.weight.numel() * size
-        for module in model.modules()
-        if isinstance(module, torch.nn.Linear)
-    )
-
-
-def _source(path: Path) -> tuple[str]:
-    return (str(path if path.is_dir() else path.parent),)
-
-
-def _file(path: Path) -> dict[str, str]:
-    return {} if path.is_dir() else {"gguf_file": path.name}
 
 
 def rows(run: Run, weights: int | None) -> list[Row]:
