@@ -99,7 +99,7 @@ WAYS = (
     Way("evenhand", "evenhand", {**EXACT, "stages": []}),
     Way("PINE", "evenhand", {**PINE, "deterministic": False}, documents=True),
     Way("PINE, deterministic", "evenhand", PINE, documents=True),
-    Way("transformers serve", "transformers", {}),
+    Way("transformers", "transformers", {}),
     Way("transformers, batching", "transformers-cb", {}),
     Way("vLLM", "vllm", EXACT),
 )

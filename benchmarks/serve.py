@@ -24,6 +24,7 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 import torch
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -198,15 +199,20 @@ def rows(run: Run, weights: int | None) -> list[Row]:
 
 
 def table(run: Run, weights: int | None) -> list[list[str]]:
-    """Return the table's cells, the heads first: medians, and the 95th percentile of `between`."""
-    heads = ["clients", "server", "tokens/s", "first", "between", "95 %", "GB/s (share)"]
+    """Return the table's cells, the heads first.
+
+    #     clients at once
+    gap   time between tokens: median, and 95th percentile
+    GB/s  of weights that a step with one client reads, and its share of what a sum reads
+    """
+    heads = ["#", "server", "tokens/s", "first ms", "gap ms", "95 %", "GB/s"]
     cells = [heads]
     for (clients, way), rounds in sorted(run.rounds.items(), key=lambda item: item[0][0]):
         found, share = middle(rounds), ""
         if clients == 1 and weights is not None and weights > IN_CACHE:
             read = weights / found.gap
-            share = f"{read / 1e9:.1f} ({read / run.bandwidth:.2f})"
-        times = [f"{seconds * 1e3:,.0f} ms" for seconds in (found.first, found.gap, found.late)]
+            share = f"{read / 1e9:.1f}, {read / run.bandwidth:.2f}"
+        times = [f"{seconds * 1e3:.0f}" for seconds in (found.first, found.gap, found.late)]
         cells.append([str(clients), way, f"{found.rate:.1f}", *times, share])
     return cells
 
@@ -219,7 +225,7 @@ def show(title: str, cells: list[list[str]], markdown: bool) -> None:
         for line in (heads, ["---"] * len(heads), *lines):
             print(f"| {' | '.join(line)} |")
         return
-    drawn = Table(title=title)
+    drawn = Table(title=title, box=SIMPLE, pad_edge=False, padding=(0, 1))
     for head in heads:
         drawn.add_column(head, justify="left" if head == "server" else "right", no_wrap=True)
     for line in lines:
