@@ -225,7 +225,7 @@ def show(title: str, cells: list[list[str]], markdown: bool) -> None:
         for line in (heads, ["---"] * len(heads), *lines):
             print(f"| {' | '.join(line)} |")
         return
-    drawn = Table(title=title, box=SIMPLE, pad_edge=False, padding=(0, 1))
+    drawn = Table(title=title, box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
     for head in heads:
         drawn.add_column(head, justify="left" if head == "server" else "right", no_wrap=True)
     for line in lines:
