@@ -9,7 +9,7 @@ TRITON := 3.9.0
 KERNELS := .venv-kernels
 SOURCE := server trials pine portia kvedit pocket tests benchmarks
 
-.PHONY: serve test test-kernels check format bench build clean
+.PHONY: serve test test-kernels test-real check format bench build clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -33,6 +33,9 @@ $(KERNELS)/.ready: constraints.txt Makefile
 
 test-kernels: $(KERNELS)/.ready  ## run the Triton kernels in its interpreter, no GPU needed
 	TRITON_INTERPRET=1 $(KERNELS)/bin/python -m pytest tests/kvedit/executors/gpu $(ARGS)
+
+test-real: $(READY)        ## run real models: MODELS=dir of folders and GGUF files (SERVE="--dtype bfloat16")
+	MODELS="$(abspath $(MODELS))" SERVE="$(SERVE)" $(BIN)/python -m pytest tests/real $(ARGS)
 
 check: $(READY)            ## lint, format, types (tests too), layers
 	$(BIN)/ruff check $(SOURCE)

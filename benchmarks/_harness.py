@@ -66,6 +66,11 @@ def show(title: str, rows: list[Row], file: Path | None) -> None:
         ratio = "" if row.ratio is None else f"{row.ratio:.2f} x"
         table.add_row(row.case, row.metric, f"{row.value:.4g} {row.unit}", baseline, ratio)
     Console().print(table)
+    write(rows, file)
+
+
+def write(rows: list[Row], file: Path | None) -> None:
+    """Write rows as a JSON list if a file is given."""
     if file is not None:
         written = [{**asdict(row), "ratio": row.ratio} for row in rows]
         file.write_text(json.dumps(written, indent=1) + "\n")
