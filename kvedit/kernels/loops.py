@@ -16,7 +16,6 @@ from kvedit.executors.cpu.loops import LOG2_E, exp2
 from kvedit.executors.cpu.team import (
     Task,
     carray,
-    fetch,
     floats,
     formula,
     integers,
@@ -35,8 +34,6 @@ Number = Any
 FLOAT: Any = np.float32
 WORD: Any = np.uint32
 HALF: Any = np.uint16
-AHEAD = 8  # lines of a block: memory is asked for so long before it is read
-PER_LINE = 16  # numbers of a line of cache
 WEIGHTS, BIAS, OUTPUT, OUTPUTS, BLOCKS = range(5)  # of the record of a product
 PART = 5
 
@@ -135,8 +132,6 @@ def add_single(row: Array, weights: Array, summed: Array) -> None:
     summed   [BLOCK]
     """
     for i in range(0, len(weights), 4):
-        for j in range(0, 4 * BLOCK, PER_LINE):
-            fetch(weights, (i + AHEAD) * BLOCK + j)
         a, b, c, d = row[i], row[i + 1], row[i + 2], row[i + 3]
         for j in range(BLOCK):
             summed[j] += (a * weights[i, j] + b * weights[i + 1, j]) + (
@@ -154,8 +149,6 @@ def add_half(row: Array, weights: Array, summed: Array) -> None:
     """
     upper = WORD(0xFFFF0000)
     for i in range(0, len(weights), 2):
-        for j in range(0, 2 * BLOCK, PER_LINE):
-            fetch(weights, (i + AHEAD) * BLOCK + j)
         a, b, c, d = row[2 * i], row[2 * i + 1], row[2 * i + 2], row[2 * i + 3]
         for j in range(BLOCK):
             one, two = weights[i, j], weights[i + 1, j]
