@@ -62,8 +62,9 @@ def planted(monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float]) -> None:
     ("seconds", "expected"),
     [
         ({"stock": 1, "unpacked": 2, "packed": 2}, Choice("stock")),
-        ({"stock": 1, "unpacked": 0.97, "packed": 0.97}, Choice("stock")),
-        ({"stock": 2, "unpacked": 1, "packed": 1}, Choice("unpacked")),
+        ({"stock": 1, "unpacked": 0.97, "packed": 2}, Choice("stock")),
+        ({"stock": 2, "unpacked": 1, "packed": 1.5}, Choice("unpacked")),
+        ({"stock": 1, "unpacked": 1, "packed": 1.1, "loop": 1}, Choice("packed", 1)),
         ({"stock": 3, "unpacked": 2, "packed": 1, "loop": 2}, Choice("packed")),
         ({"stock": 3, "unpacked": 2, "packed": 1, "loop": 1.2}, Choice("packed", 1)),
         ({"stock": 3, "unpacked": 2, "packed": 1, "loop": 0.6}, Choice("packed", 1)),
