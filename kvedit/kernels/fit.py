@@ -119,7 +119,8 @@ def _by_shape(shared: list[_Shared]) -> list[list[_Shared]]:
     groups: dict[tuple[object, ...], list[_Shared]] = defaultdict(list)
     for one in shared:
         groups[*one.weight.shape, one.weight.dtype, one.packing].append(one)
-    return list(groups.values())
+    # the largest first, since there are two of a weight for a moment
+    return sorted(groups.values(), key=lambda group: -group[0].weight.nbytes)
 
 
 def _settle(one: _Shared, choice: Choice) -> None:

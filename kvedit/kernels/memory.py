@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
+from pathlib import Path
 
+MAPS = Path("/proc/self/maps")
 PAGE = 4096  # bytes
 LARGE = 2 * 2**20  # bytes of a large page: one look into the page table for 512 small ones
 # advice of Linux that its headers number so
-HUGEPAGE, PAGEOUT, COLLAPSE = 14, 21, 25
+DONTNEED, HUGEPAGE, COLLAPSE = 4, 14, 25
 
 
 def gather(address: int, size: int) -> None:
@@ -20,12 +23,23 @@ def gather(address: int, size: int) -> None:
 
 
 def forget(address: int, size: int) -> None:
-    """Say that pages are not needed soon; those of a file leave memory, and are read again if.
+    """Let go of pages of a file that nobody reads any more; what was written to them is lost.
 
-    A file's pages would else count as the process's own until all of its weights are packed.
+    They would count as the process's own until the last weight of the file is packed. Memory that
+    is no file's is left alone: it would be lost.
     """
     first, last = -(-address // PAGE) * PAGE, (address + size) // PAGE * PAGE
-    _advise(first, last, PAGEOUT)
+    if any(start <= first and last <= end for start, end in _files()):
+        _advise(first, last, DONTNEED)
+
+
+def _files() -> Iterator[tuple[int, int]]:
+    """Yield where files that nobody can write to through their pages are mapped."""
+    for line in MAPS.read_text().splitlines() if MAPS.exists() else ():
+        addresses, permissions, _, _, inode, *_ = line.split(maxsplit=5)
+        if inode != "0" and permissions.endswith("p"):
+            start, end = addresses.split("-")
+            yield int(start, 16), int(end, 16)
 
 
 def _advise(first: int, last: int, *advice: int) -> None:
