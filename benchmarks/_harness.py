@@ -29,9 +29,13 @@ class Row:
         return None if not self.baseline else self.value / self.baseline
 
 
-def arguments(description: str) -> argparse.Namespace:
-    """Parse `--quick` and `--json FILE`."""
+def arguments(
+    description: str, more: Callable[[argparse.ArgumentParser], None] | None = None
+) -> argparse.Namespace:
+    """Parse `--quick` and `--json FILE`, and what a benchmark adds."""
     parser = argparse.ArgumentParser(description=description)
+    if more is not None:
+        more(parser)
     parser.add_argument("--quick", action="store_true", help="fewer runs, for a first look")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
     return parser.parse_args()

@@ -1,6 +1,7 @@
 """A lean plain Llama: a hand-written loop with fused weights and buffers made beforehand.
 
-The strictest baseline at hand: nothing but the operations that a plain model needs, in torch.
+The strictest baseline at hand: nothing but the operations that a plain model needs, in torch, and
+in the dtype of its weights.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Lean:
         self._dim = config.hidden_size // config.num_attention_heads
         self._kv_heads = config.num_key_value_heads or config.num_attention_heads
         shape = (len(self._layers), 2, 1, self._kv_heads, room, self._dim)
-        self._cache = torch.empty(shape)
+        self._cache = torch.empty(shape, dtype=self._head.dtype)
         self.length = 0
 
     def forward(self, ids: Tensor) -> Tensor:

@@ -1,10 +1,11 @@
 """PINE against plain attention on random Llamas: prefill, decode, and the floor by counting.
 
-All ways run in one process, alternately, float32, 2 threads, last-token logits: a lean hand-written
-plain loop, the stock path (transformers with SDPA and its own cache, as a request without stages
-runs it), and PINE through the door.
+All ways run in one process, alternately, in one dtype, 2 threads, last-token logits: a lean
+hand-written plain loop, the stock path (transformers with SDPA and its own cache, as a request
+without stages runs it), and PINE through the door.
 """
 
+import argparse
 import sys
 
 sys.path.pop(0)  # this folder: there the script's own name would hide the package `pine`
@@ -27,6 +28,10 @@ OUTSIDE = 32  # tokens in the prefix, and in the suffix
 DECODE = 16  # tokens per measurement
 LONG = 4096  # tokens of documents: beyond, a run takes half a minute or more
 WAYS = ("lean", "stock", "pine")
+DTYPES = {
+    str(each).removeprefix("torch."): each
+    for each in (torch.float32, torch.bfloat16, torch.float16)
+}
 
 
 def prompt(case: str) -> Segments:
@@ -59,9 +64,14 @@ class Floor:
         return self.config.num_key_value_heads or self.config.num_attention_heads
 
     @property
+    def dim(self) -> int:
+        """Return the dimensions of a head."""
+        return int(self.config.hidden_size // self.config.num_attention_heads)
+
+    @property
     def weights(self) -> int:
         """Return the weights of the layers: one multiplication and addition per token each."""
-        hidden, kv = self.config.hidden_size, self.kv_heads * 64
+        hidden, kv = self.config.hidden_size, self.kv_heads * self.dim
         per_layer = hidden * (2 * hidden + 2 * kv + 3 * self.config.intermediate_size)
         return int(per_layer * self.config.num_hidden_layers)
 
@@ -80,7 +90,7 @@ class Floor:
         """Return the bytes that PINE reads per token over plain attention's."""
         inside = self.documents * self.length
         head = self.config.vocab_size * self.config.hidden_size
-        kv = self.kv_heads * 64 * self.config.num_hidden_layers
+        kv = self.kv_heads * self.dim * self.config.num_hidden_layers
         plain = self.weights + head + 2 * kv * (inside + 2 * OUTSIDE)
         return (plain + kv * inside) / plain
 
@@ -155,18 +165,24 @@ def measure(door: Door, shape: str, case: str, runs: int) -> list[Row]:
 def main() -> None:
     """Measure, print, write."""
     torch.set_num_threads(2)
-    options = arguments(__doc__.splitlines()[0] if __doc__ else "")
-    shapes = ("94M",) if options.quick else tuple(SHAPES)
+    options = arguments(__doc__.splitlines()[0] if __doc__ else "", _more)
+    shapes = options.shape or (("94M",) if options.quick else ("94M", "349M"))
     cases = tuple(CASES)[:2] if options.quick else tuple(CASES)
     rows = []
     for shape in shapes:
-        door = open_door(random_llama(shape))
+        door = open_door(random_llama(shape, DTYPES[options.dtype]))
         for case in cases:
             documents, length = CASES[case]
             long = documents * length > LONG
             rows += measure(door, shape, case, 2 if long else 3 if options.quick else 5)
         del door
-    show("PINE, random Llamas, float32, 2 threads", rows, options.json)
+    show(f"PINE, random Llamas, {options.dtype}, 2 threads", rows, options.json)
+
+
+def _more(parser: argparse.ArgumentParser) -> None:
+    """Ask for a dtype, and for shapes."""
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--shape", choices=SHAPES, action="append", help="one of the sizes; again")
 
 
 if __name__ == "__main__":

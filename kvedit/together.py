@@ -11,10 +11,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 
-import torch
 from torch import Tensor
 
 from kvedit.executors import Executor, Pack
+from kvedit.executors.runs import blank
 from kvedit.reading import Layer, Reading
 from kvedit.sight import Rows
 
@@ -66,7 +66,7 @@ class Together:
         packed = self._packed(layer, (query, key, value), rows)
         if len(packed) == 1 and len(packed[0][0]) == len(self._readings):
             return packed[0][1]
-        output, done = torch.empty_like(query), set[int]()
+        output, done = blank(query), set[int]()
         for members, read in packed:
             done.update(members)
             own = [self._tokens[index] for index in members]

@@ -91,7 +91,7 @@ class Packer(Protocol):
     ) -> Mapping[int, Exception | None]:
         """Write what those sequences read that have a few rows each, in one pass.
 
-        query, output  [1, heads, query, dim]  of all sequences
+        query, output  [1, heads, query, dim]  of all sequences; output as from `runs.blank`
         rows, tokens   as in `packs`, of one layer; who is read in a pack is left out
         returns        who has been read, with the error of one that failed: the others go on
         """

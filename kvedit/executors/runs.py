@@ -17,6 +17,14 @@ from kvedit.visibility import everything
 Read = Callable[[Layer, Tensor, Sequence[Rows]], Tensor]
 
 
+def blank(query: Tensor) -> Tensor:
+    """Return a tensor to be written, like queries; a head's numbers lie side by side."""
+    whole = query.stride(-1) == 1
+    return torch.empty_like(
+        query, memory_format=torch.preserve_format if whole else torch.contiguous_format
+    )
+
+
 def in_runs(layer: Layer, query: Tensor, rows: Sequence[Rows], read: Read) -> Tensor:
     """Return what the tokens of a forward read, run by run; zeros where nobody wants it.
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from kvedit.executors.cpu.loops import FIXED, FRESH_FROM, MOST_ROWS, READS, FewTask, ManyTask
 from kvedit.executors.cpu.pieces import PIECE, Cut
 from kvedit.executors.cpu.team import converts
+from kvedit.executors.runs import blank
 from kvedit.reading import Layer
 from kvedit.rotary import TABLE_REACH
 from kvedit.sight import Ranked, Rows, Sight
@@ -51,21 +52,23 @@ class Step:
     """Rows of one sequence or several, gathered for one call.
 
     query   [1, heads, query, dim]  of all of them, not rotated
-    output  [1, heads, query, dim]  written where somebody reads
+    output  [1, heads, query, dim]  as from `blank`; written where somebody reads
     """
 
     def __init__(self, layer: Layer, query: Tensor, output: Tensor) -> None:
         self._layer = layer
         self._query = query if query.stride(-1) == 1 else query.contiguous()
         self._output = output
-        self._heads, self._dim = query.shape[1], query.shape[3]
         self._tasks: list[FewTask] = []
         self._kept: list[object] = []  # what is named by its address alone
-        self._size = query.element_size()
-        self._steps = (*self._query.stride()[1:3], *output.stride()[1:3])
-        self._pairs, self._width = 0, 0
-        if layer.geometry is not None:
-            self._pairs, self._width = layer.geometry.pairs.data_ptr(), layer.geometry.width
+        query, geometry = self._query, layer.geometry
+        self._common = task = FewTask(scaling=layer.scaling, softcap=layer.softcap or 0.0)
+        task.query, task.output, task.size = query.data_ptr(), output.data_ptr(), query.itemsize
+        _, task.heads, _, task.dim = query.shape
+        _, task.asks_head, task.asks_row, _ = query.stride()
+        _, task.makes_head, task.makes_row, _ = output.stride()
+        if geometry is not None:
+            task.pairs, task.width = geometry.pairs.data_ptr(), geometry.width
 
     def add(self, rows: Rows, cut: Cut | None, first: int = 0) -> Tensor:
         """Add rows that fit; once the call is made, what they see that is new is cached.
@@ -74,40 +77,24 @@ class Step:
         first    the first row among the queries
         returns  [1, heads, query, spans] float32, what rows will rank by, if they rank anything
         """
-        records, ranked, count = _Records(self._query.dtype), None, rows.count
+        records, ranked, count, place = _Records(self._query.dtype), None, rows.count, rows.place
         for sight in rows.sights:
             if isinstance(sight, Ranked):
                 ranked = sight
             elif sight.span.held:
-                records.add(sight, rows.place, count)
-        table = records.angles(self._layer, rows.place + count)
-        numbers, size, weight = array("q", records.numbers), self._size, NOTHING
-        asks_head, asks_row, makes_head, makes_row = self._steps
-        task = FewTask(
-            query=self._query.data_ptr() + first * asks_row * size,
-            fixed=numbers.buffer_info()[0],
-            table=table.data_ptr(),
-            pairs=self._pairs,
-            output=self._output.data_ptr() + first * makes_row * size,
-            asks_head=asks_head,
-            asks_row=asks_row,
-            makes_head=makes_head,
-            makes_row=makes_row,
-            size=size,
-            heads=self._heads,
-            kv_heads=records.kv_heads,
-            rows=count,
-            dim=self._dim,
-            width=self._width,
-            positions=table.shape[0],
-            fixed_count=len(numbers) // FIXED,
-            count=records.pieces,
-            start=rows.place,
-            scaling=self._layer.scaling,
-            softcap=self._layer.softcap or 0.0,
-        )
+                records.add(sight, place, count)
+        table, weight = records.angles(self._layer, place + count), NOTHING
+        numbers = array("q", records.numbers)
+        task = FewTask.from_buffer_copy(self._common)
+        if first:
+            task.query += first * task.asks_row * task.size
+            task.output += first * task.makes_row * task.size
+        task.fixed, task.fixed_count = numbers.buffer_info()[0], len(numbers) // FIXED
+        task.table, task.positions = table.data_ptr(), table.shape[0]
+        task.kv_heads, task.count = records.kv_heads, records.pieces
+        task.rows, task.start = count, place
         if ranked is not None and cut is not None:
-            weight = torch.empty((1, self._heads, count, cut.lengths.shape[0]))
+            weight = torch.empty((1, task.heads, count, cut.lengths.shape[0]))
             _add_set(task, ranked, cut, weight)
         self._kept += (table, numbers, records, weight)
         self._tasks.append(task)
@@ -134,7 +121,7 @@ def read(layer: Layer, cut: Cut | None, query: Tensor, rows: Rows) -> Tensor:
     query  [1, heads, query, dim]  of these rows alone
     cut    of the ranked set, where there is one
     """
-    output = torch.empty_like(query)
+    output = blank(query)
     step = Step(layer, query, output)
     weight = step.add(rows, cut)
     step.run()
@@ -174,12 +161,11 @@ class _Records:
         held, written = span.held, 0
         source: tuple[int, ...] = (0,) * 6
         if fresh is not None:
-            key, value = (each if each.stride(-1) == 1 else each.contiguous() for each in fresh)
+            key, key_head, key_token = _steps(fresh[0])
+            value, value_head, value_token = _steps(fresh[1])
             self._kept += (key, value)
-            written = key.shape[2]
-            _, *key_steps, _ = key.stride()
-            _, *value_steps, _ = value.stride()
-            source = (key.data_ptr(), value.data_ptr(), *key_steps, *value_steps)
+            written, source = key.shape[2], (key.data_ptr(), value.data_ptr())
+            source += (key_head, key_token, value_head, value_token)
         end = len(numbers) + FIXED
         numbers += (keys.data_ptr(), values.data_ptr(), room, begin, held, written, *source)
         numbers.append(span.geometry is not None)
@@ -212,6 +198,15 @@ class _Records:
         return table
 
 
+def _steps(vectors: Tensor) -> tuple[Tensor, int, int]:
+    """Return vectors that lie whole, and the steps from head to head and token to token."""
+    _, head, token, one = vectors.stride()
+    if one != 1:
+        vectors = vectors.contiguous()
+        _, head, token, _ = vectors.stride()
+    return vectors, head, token
+
+
 def _seen(sight: Sight, place: int, row: int) -> tuple[int, int]:
     """Return which of the tokens that a span holds a row sees: the first, and after the last."""
     span, held = sight.span, sight.span.held
@@ -219,12 +214,16 @@ def _seen(sight: Sight, place: int, row: int) -> tuple[int, int]:
         return 0, held
     lower, upper = sight.visible.bounds(sight.own(place + row))
     first, last = _end(lower, row) - span.first, _end(upper, row) - span.first
+    if first <= 0 and last >= held:
+        return 0, held
     return min(max(first, 0), held), min(max(last, 0), held)
 
 
 def _end(bound: Bound, row: int) -> int:
     """Return the end of what one of the rows sees."""
-    return int(bound[row]) if isinstance(bound, Tensor) and bound.dim() else int(bound)
+    if isinstance(bound, int):
+        return bound
+    return int(bound[row]) if bound.dim() else int(bound)
 
 
 def _add_set(task: FewTask, ranked: Ranked, cut: Cut, weight: Tensor) -> None:

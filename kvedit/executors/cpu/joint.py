@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -63,12 +64,12 @@ class Scratch:
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
 
-    def take(self, name: str, *shape: int) -> Tensor:
+    def take(self, name: str, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return a tensor of undefined content; the next of its name takes its memory."""
         size = math.prod(shape)
         held = self._buffers.get(name)
         if held is None or len(held) < size:
-            held = self._buffers[name] = torch.empty(size)
+            held = self._buffers[name] = torch.empty(size, dtype=dtype)
         return held[:size].view(shape)
 
 
@@ -109,7 +110,10 @@ class _Order:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Blocks:
-    """One layer and batch row of a set and of what is seen whole before it, float32, contiguous.
+    """One layer and batch row of a set and of what is seen whole before it, contiguous.
+
+    All is float32, but for values that the machine multiplies faster as they are: by weights that
+    are rounded like them, as SDPA does it. Scores are float32: documents are sorted by them.
 
     end      as in `Ranked`
     group    query heads per key-value head
@@ -160,7 +164,7 @@ class _Blocks:
             raw,
             framed,
             partner,
-            values.float(),
+            values if values.dtype == torch.bfloat16 and _fast_bfloat() else values.float(),
             Scratch(),
         )
 
@@ -202,12 +206,16 @@ class _Blocks:
         """
         (heads, asking, count, _), seen = query.shape, keys.shape[2]
         product = self.scratch.take("scores", heads, asking, count, seen)
+        weights, rounds = product, values.dtype != product.dtype
+        if rounds:
+            weights = self.scratch.take("weights", *product.shape, dtype=values.dtype)
         factor = self.scratch.take("factor", heads, asking, count)
         flat = (query.flatten(0, 1), keys.flatten(0, 1).transpose(1, 2))
         torch.bmm(*flat, out=product.view(-1, count, seen))
         loops.weights(
             loops.WeightsTask(
                 product=capped(product, self.layer.softcap).data_ptr(),
+                rounded=weights.data_ptr() if rounds else 0,
                 factor=factor.data_ptr(),
                 own=order.own.data_ptr(),
                 gaps=order.gaps.data_ptr(),
@@ -219,8 +227,8 @@ class _Blocks:
                 first=rows.start,
             )
         )
-        read = torch.bmm(product.view(len(values), -1, seen), values).view(query.shape)
-        return read.mul_(factor[..., None])
+        read = torch.bmm(weights.view(len(values), -1, seen), values).view(query.shape)
+        return read.float().mul_(factor[..., None])
 
     def _keys(self, kv_heads: slice, appears: Tensor, order: _Order) -> Tensor:
         """Turn the keys of some heads to where they appear for each asking span.
@@ -313,6 +321,12 @@ class _Blocks:
                 first=first,
             )
         )
+
+
+@cache
+def _fast_bfloat() -> bool:
+    """Return whether the machine multiplies bfloat16 faster than float32: else it is emulated."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def _placed(layer: Layer, sight: Sight, row: int) -> Tensor:

@@ -47,6 +47,7 @@ INSIDE_LOOPS: Any = {"fastmath": SUMS, **INSIDE}  # as `loop` compiles
 
 FLOAT: Any = np.float32
 INT: Any = np.int32
+BFLOAT = KINDS[torch.bfloat16]
 FLOAT_BYTES = 4
 LOG2_E = FLOAT(1.4426950408889634)
 SHIFT = FLOAT(1.5 * 2**23)  # added to a small number, it leaves the nearest integer in the low bits
@@ -137,6 +138,13 @@ def copy(source: Array, target: Array) -> None:
     """Copy a vector."""
     for i in range(len(source)):
         target[i] = source[i]
+
+
+@loop
+def narrow(source: Array, target: Array, kind: Kind) -> None:
+    """Copy a vector of float32 to one of a kind."""
+    for i in range(len(source)):
+        target[i] = narrowed(source[i], kind)
 
 
 def widely(address: Number, shape: tuple[int, ...], kind: Kind, buffer: Array) -> Array:
@@ -391,8 +399,7 @@ def write(task: Array, first: Number, last: Number, kind: Kind) -> None:
                 for j in range(width):
                     other[j] = vector[pairs[j]]
                 turn(vector, other, table[own[FRESH_FROM + token]], turned)
-                for j in range(dim):
-                    keys[head, at + token, j] = narrowed(turned[j], kind)
+                narrow(turned, keys[head, at + token], kind)
 
 
 @loop
@@ -694,6 +701,7 @@ class WeightsTask(Task):
     """Scores of some rows of asking spans with all that they may see.
 
     product  [heads, asking, rows, slots]; scores, then weights that `factor` makes a softmax
+    rounded  [heads, asking, rows, slots] bfloat16, the same weights; written, unless it is 0
     factor   [heads, asking, rows] one over the sum of the weights; written
     own      [asking, 2] where the asking span's slots begin, and end; rows see their own span up
              to themselves
@@ -702,7 +710,7 @@ class WeightsTask(Task):
     """
 
     _fields_ = (
-        *integers("product", "factor", "own", "gaps"),
+        *integers("product", "rounded", "factor", "own", "gaps"),
         *integers("heads", "asking", "rows", "slots", "gap_count", "first"),
     )
 
@@ -727,6 +735,9 @@ def weights(address: Array) -> None:
         for gap in range(len(gaps)):
             hide(scores[gaps[gap, 0] : gaps[gap, 1]])
         factor[head, place, row] = FLOAT(1) / soften(scores, greatest(scores))
+        if task.rounded:
+            skipped = ((head * asking + place) * rows + row) * task.slots
+            narrow(scores, stored(task.rounded + 2 * skipped, (task.slots,), BFLOAT), BFLOAT)
 
 
 class KeysTask(Task):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import accumulate, pairwise
 
 import pytest
@@ -109,7 +110,7 @@ def test_company_changes_no_bit(dtype: torch.dtype, threads: int, calls: list[in
 @settings(max_examples=30)
 def test_any_rows_are_read_beside_others_as_alone(chosen: list[Scene]) -> None:
     layer, dim = chosen[0].layer, chosen[0].dim
-    own = [Scene(layer, dim, *list(_rest(each))) for each in chosen]
+    own = [replace(each, layer=layer, dim=dim) for each in chosen]
     ends = list(accumulate((each.count for each in own), initial=0))
     tokens = [slice(*both) for both in pairwise(ends)]
     query = torch.cat([each.query for each in own], 2)
@@ -124,11 +125,6 @@ def test_any_rows_are_read_beside_others_as_alone(chosen: list[Scene]) -> None:
             assert torch.equal(found, CpuExecutor().read(layer, each.query, [each.rows()]))
         else:
             assert found.isnan().all()
-
-
-def _rest(scene: Scene) -> Iterator[object]:
-    yield from (scene.count, scene.place, scene.before, scene.looks, scene.ranked)
-    yield from (scene.behind, scene.seed)
 
 
 def _refuse(weight: Tensor) -> None:

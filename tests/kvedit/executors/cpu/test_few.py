@@ -181,6 +181,10 @@ def test_vectors_are_read_where_they_lie(dtype: torch.dtype) -> None:
         outputs.append(few.read(LAYER, None, own[0], rows[0]))
     assert not query.is_contiguous()
     assert torch.equal(*outputs)
+    strewn = [each.mT.contiguous().mT for each in (query, key, value)]
+    assert strewn[0].stride(-1) != 1
+    rows = PlainReading().rows(LAYER, strewn[1], strewn[2])
+    assert torch.equal(few.read(LAYER, None, strewn[0], rows[0]), outputs[0])
 
 
 def test_a_ring_that_has_dropped_tokens_is_read_from_its_oldest() -> None:

@@ -73,6 +73,30 @@ def test_a_set_is_read_as_specified(
     close(found, expected, NEAR)
 
 
+@pytest.mark.parametrize("fast", [False, True], ids=["emulated", "fast"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(("prefix", "sizes"), CASES)
+def test_half_types_are_off_by_a_few_roundings_of_the_output(
+    prefix: int,
+    sizes: tuple[int, ...],
+    dtype: torch.dtype,
+    fast: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Documents are sorted by float32, whatever the machine multiplies fast: the same places."""
+    monkeypatch.setattr(joint, "_fast_bfloat", lambda: fast)
+    qkv = vectors(prefix + sum(sizes), 1, dim=12, scale=1.4)
+    query, key, value = (each.to(dtype) for each in qkv)
+    found = read(
+        CpuExecutor(), RankedSet(prefix, sizes), LAYER, (query, key, value), (len(key[0, 0]),)
+    )
+    rows = RankedSet(prefix, sizes).rows(LAYER, key, value)
+    expected = TorchExecutor().read(LAYER, query.float(), rows)
+    assert found.dtype == dtype
+    allowed = 2 * torch.finfo(dtype).eps * float(expected.abs().max())
+    close(found.float(), expected, allowed)
+
+
 @given(
     prefix=st.integers(0, 20),
     sizes=st.lists(st.integers(1, 40), min_size=1, max_size=6),
