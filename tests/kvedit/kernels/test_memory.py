@@ -24,8 +24,7 @@ def resident(address: int) -> int:
 def test_a_files_pages_are_let_go_and_come_back(tmp_path: Path) -> None:
     file = tmp_path / "weights"
     file.write_bytes(bytes(range(256)) * (SIZE // 256))
-    storage = torch.UntypedStorage.from_file(str(file), False, SIZE)
-    numbers = torch.empty(0, dtype=torch.uint8).set_(storage)  # type: ignore[call-overload]
+    numbers = torch.from_file(str(file), shared=False, size=SIZE, dtype=torch.uint8)
     total = int(numbers.long().sum())
     before = resident(numbers.data_ptr())
     memory.forget(numbers.data_ptr(), SIZE)
