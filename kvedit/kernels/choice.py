@@ -11,7 +11,7 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from kvedit.kernels.weights import Packed, Stock, Unpacked, Weights, packed_order
+from kvedit.kernels.weights import Packed, Stock, Unpacked, Weights
 
 logger = logging.getLogger(__name__)
 
@@ -62,9 +62,9 @@ def choose(weights: Sequence[Tensor], packing: bool = True) -> Choice:
     packing  whether they may be packed: not if something else reads them too
     """
     sample = _sample(weights)
-    names = ["stock", *_right(("unpacked", "packed") if packing else ("unpacked",), sample[0])]
-    held = {name: [Choice(name).make(weight) for weight in sample] for name in names}
-    times = dict(zip(names, _times(list(held.values()), ROWS), strict=True))
+    held: dict[str, Sequence[Weights]] = {"stock": [Stock(weight) for weight in sample]}
+    held.update(_right(sample, packing))
+    times = dict(zip(held, _times(list(held.values()), ROWS), strict=True))
     best = "stock"
     if "packed" in times and _speed(times[best], times["packed"]) >= 1 / LENIENT:
         best = "packed"
@@ -76,12 +76,12 @@ def choose(weights: Sequence[Tensor], packing: bool = True) -> Choice:
     return Choice("packed", _few(sample, held["packed"]))
 
 
-def difference(make: Make, weight: Tensor) -> str | None:
+def difference(held: Weights, weight: Tensor) -> str | None:
     """Return in what a kernel differs from the product in float64 by more than rounding, or None.
 
-    weight  [outputs, inputs]
+    weight  [outputs, inputs], which the kernel holds
     """
-    held, generator = make(weight), torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     bias = torch.randn(weight.shape[0], generator=generator).to(weight.dtype)
     rows = torch.randn((MOST_FEW + 2, weight.shape[1]), generator=generator).to(weight.dtype)
     # some outputs at a time, for the sake of memory
@@ -97,30 +97,34 @@ def difference(make: Make, weight: Tensor) -> str | None:
     return None
 
 
-def _right(names: Sequence[str], weight: Tensor) -> Iterator[str]:
-    """Yield the kernels that multiply right here."""
-    for name in names:
+def _right(sample: Sequence[Tensor], packing: bool) -> Iterator[tuple[str, list[Weights]]]:
+    """Yield the kernels that multiply right here, with a sample that they hold."""
+    for name in ("unpacked", "packed") if packing else ("unpacked",):
+        held = list[Weights]()
         try:
-            off = difference(Choice(name).make, weight)
+            held += map(Choice(name).make, sample)
+            off = difference(held[0], sample[0])
         except Exception as error:  # a torch without it, a dtype that the machine lacks
             off = f"it fails with {type(error).__name__}: {error}"
         if off is None:
-            yield name
+            yield name, held
         else:
-            logger.info("kernel '%s' does not multiply %s: %s", name, tuple(weight.shape), off)
+            logger.info("kernel '%s' does not multiply %s: %s", name, tuple(sample[0].shape), off)
 
 
 def _few(sample: Sequence[Tensor], packed: Sequence[Weights]) -> int:
-    """Return up to how many rows our own loop is faster than oneDNN on packed weights."""
-    if packed_order(sample[0].dtype) is None:
+    """Return up to how many rows our own loop is faster than oneDNN on packed weights.
+
+    packed  the sample, as oneDNN multiplies it
+    """
+    looped = [each.up_to(MOST_FEW) for each in packed if isinstance(each, Packed)]
+    if not looped[0].few:
         return 0
-    loop = Choice("packed", MOST_FEW)
     try:
-        if (off := difference(loop.make, sample[0])) is not None:
+        if (off := difference(looped[0], sample[0])) is not None:
             logger.warning("our loop does not multiply %s: %s", tuple(sample[0].shape), off)
             return 0
-        counts = range(1, MOST_FEW + 1)
-        theirs, ours = _times([packed, [loop.make(weight) for weight in sample]], counts)
+        theirs, ours = _times([packed, looped], range(1, MOST_FEW + 1))
     except Exception:
         logger.warning("our loop does not multiply", exc_info=True)
         return 0

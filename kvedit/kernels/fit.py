@@ -72,14 +72,16 @@ def fit(model: nn.Module, run: Callable[[], object], attend: Attend) -> Mapping[
     groups = _by_shape(shared)
     del shared
     chosen: dict[str, str] = {}
+    looped = False
     for group in groups:
         outputs, inputs = group[0].weight.shape
         choice = choose([one.weight for one in group], group[0].packing)
         chosen[f"{outputs} x {inputs}"] = str(choice)
+        looped = looped or choice.few > 0
         logger.info("kernel '%s' multiplies %d x %d", choice, outputs, inputs)
         while group:
             _settle(group.pop(), choice)
-    if any(name.startswith("packed") for name in chosen.values()):
+    if looped:  # else the loops may not even be compiled here
         _join(model, attend)
     return chosen
 

@@ -11,9 +11,11 @@ from ctypes import c_float
 from typing import Any
 
 import numpy as np
+import torch
 
-from kvedit.executors.cpu.loops import LOG2_E, exp2
+from kvedit.executors.cpu.loops import FLOAT, LOG2_E, Array, Number, copy, exp2, narrow
 from kvedit.executors.cpu.team import (
+    KINDS,
     Task,
     carray,
     floats,
@@ -22,18 +24,16 @@ from kvedit.executors.cpu.team import (
     kernel,
     loop,
     meet,
-    pointer,
+    narrowed,
     share,
+    stored,
     whole,
+    widened,
 )
 from kvedit.kernels.order import BLOCK
 
-Array = Any  # numba gives arrays and numbers their types when it compiles
-Number = Any
-
-FLOAT: Any = np.float32
 WORD: Any = np.uint32
-HALF: Any = np.uint16
+HALF: Any = KINDS[torch.bfloat16]
 WEIGHTS, BIAS, OUTPUT, OUTPUTS, BLOCKS = range(5)  # of the record of a product
 PART = 5
 
@@ -78,49 +78,24 @@ class NormTask(Task):
 PRODUCTS, GATED, NORM = np.dtype(ProductsTask), np.dtype(GatedTask), np.dtype(NormTask)
 
 
-@formula
-def wide(bits: Number) -> Number:
-    """Return a bfloat16's number."""
-    return WORD(WORD(bits) << WORD(16)).view(FLOAT)
-
-
-@formula
-def rounded(number: Number) -> Number:
-    """Return the bits of the nearest bfloat16, of two the even one."""
-    bits = WORD(FLOAT(number).view(WORD))
-    return HALF(WORD(bits + WORD(0x7FFF) + ((bits >> WORD(16)) & WORD(1))) >> WORD(16))
-
-
-@loop
-def halves(address: Number, shape: tuple[int, ...]) -> Array:
-    """Return the array of 16-bit numbers at an address."""
-    return carray(pointer(address, HALF), shape)
-
-
 @loop
 def take(address: Number, half: Number, target: Array) -> None:
     """Read numbers as float32."""
     if half:
-        source = halves(address, (len(target),))
+        source = stored(address, (len(target),), HALF)
         for i in range(len(target)):
-            target[i] = wide(source[i])
+            target[i] = widened(source[i])
     else:
-        numbers = floats(address, (len(target),))
-        for i in range(len(target)):
-            target[i] = numbers[i]
+        copy(floats(address, (len(target),)), target)
 
 
 @loop
 def give(numbers: Array, address: Number, half: Number) -> None:
     """Write float32 numbers in the dtype."""
     if half:
-        target = halves(address, (len(numbers),))
-        for i in range(len(numbers)):
-            target[i] = rounded(numbers[i])
+        narrow(numbers, stored(address, (len(numbers),), HALF), HALF)
     else:
-        written = floats(address, (len(numbers),))
-        for i in range(len(numbers)):
-            written[i] = numbers[i]
+        copy(numbers, floats(address, (len(numbers),)))
 
 
 @loop
@@ -164,7 +139,7 @@ def add(row: Array, weights: Number, block: Number, half: Number, summed: Array)
     if half:
         lines = padded // 2
         at = weights + block * lines * BLOCK * 4
-        add_half(row, carray(pointer(at, WORD), (lines, BLOCK)), summed)
+        add_half(row, stored(at, (lines, BLOCK), WORD), summed)
     else:
         add_single(row, floats(weights + block * padded * BLOCK * 4, (padded, BLOCK)), summed)
 
@@ -230,7 +205,7 @@ def gated(address: Number) -> None:
             for j in range(len(made)):
                 made[j] *= summed[j]
                 if half:
-                    made[j] = wide(rounded(made[j]))
+                    made[j] = widened(narrowed(made[j], HALF))
     meet()
     first, last = share((task.outputs + BLOCK - 1) // BLOCK)
     for block in range(first, last):
@@ -258,5 +233,5 @@ def norm(address: Number) -> None:
         factor = FLOAT(1) / np.sqrt(squares / FLOAT(task.width) + FLOAT(task.eps))
         for i in range(len(row)):
             number = row[i] * factor
-            row[i] = weight[i] * (wide(rounded(number)) if half else number)
+            row[i] = weight[i] * (widened(narrowed(number, HALF)) if half else number)
         give(row, task.output + each * task.width * size, half)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from copy import copy
 from functools import cache
 from typing import Any, Protocol
 
@@ -17,7 +18,6 @@ from kvedit.kernels.order import BLOCK, Order
 
 DTYPES = (torch.float32, torch.bfloat16)
 ROWS = 16  # for which oneDNN is asked to pack: its order for so many is good for any other number
-OUTPUT = 2  # where the record of a product has the address of its output
 onednn: Any = torch.ops.mkldnn
 
 
@@ -94,6 +94,12 @@ class Packed:
         self._bias: Tensor | None = None
         self._loop: Products | None = None
 
+    def up_to(self, few: int) -> Packed:
+        """Return the same weights, multiplied by our own loop up to other numbers of rows."""
+        found = copy(self)
+        found.few, found._loop = few if self.ordered else 0, None
+        return found
+
     def multiply(self, rows: Tensor, bias: Tensor | None) -> Tensor:
         """Multiply (see `Weights`)."""
         if self.few:
@@ -127,7 +133,7 @@ class Products:
     """
 
     def __init__(self, weights: Sequence[Packed], biases: Sequence[Tensor | None]) -> None:
-        from kvedit.kernels.loops import PART, ProductsTask, multiply  # needs numba
+        from kvedit.kernels.loops import OUTPUT, PART, ProductsTask, multiply  # needs numba
 
         first = weights[0]
         self._kept = tuple(weights), tuple(biases)
@@ -137,6 +143,7 @@ class Products:
         for part, each, bias in zip(self._parts, weights, biases, strict=True):
             added = 0 if bias is None else bias.data_ptr()
             part[:] = (each.address, added, 0, each.outputs, each.blocks)
+        self._written = self._parts[:, OUTPUT]
         self._task = ProductsTask(
             parts=self._parts.ctypes.data,
             count=len(weights),
@@ -155,7 +162,7 @@ class Products:
         rows, axes = rows.contiguous(), rows.shape[:-1]
         products = [rows.new_empty((*axes, outputs)) for outputs in self._outputs]
         for index, product in enumerate(products):
-            self._parts[index, OUTPUT] = product.data_ptr()
+            self._written[index] = product.data_ptr()
         self._task.inputs, self._task.rows = rows.data_ptr(), count
         self._run(self._task)
         return products

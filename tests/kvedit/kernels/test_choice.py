@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kvedit.kernels import choice
-from kvedit.kernels.choice import Choice, choose, difference
+from kvedit.kernels.choice import Choice, Make, choose, difference
 from kvedit.kernels.weights import Packed, Stock, Unpacked, Weights, packed_order
 
 WEIGHTS = [torch.randn(128, 64, generator=torch.Generator().manual_seed(n)) for n in range(3)]
@@ -18,9 +18,10 @@ WEIGHTS = [torch.randn(128, 64, generator=torch.Generator().manual_seed(n)) for 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kernel", [Stock, Unpacked, Packed])
 def test_kernels_that_are_right_differ_by_no_more_than_rounding(
-    kernel: type[Weights], dtype: torch.dtype
+    kernel: Make, dtype: torch.dtype
 ) -> None:
-    assert difference(kernel, WEIGHTS[0].to(dtype)) is None
+    weight = WEIGHTS[0].to(dtype)
+    assert difference(kernel(weight), weight) is None
 
 
 class Wrong(Unpacked):
@@ -39,8 +40,8 @@ class Nan(Unpacked):
 
 
 @pytest.mark.parametrize("kernel", [Wrong, Nan])
-def test_a_kernel_that_is_off_is_told(kernel: type[Weights]) -> None:
-    assert "is off by" in (difference(kernel, WEIGHTS[0]) or "")
+def test_a_kernel_that_is_off_is_told(kernel: Make) -> None:
+    assert "is off by" in (difference(kernel(WEIGHTS[0]), WEIGHTS[0]) or "")
 
 
 def planted(monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -183,6 +184,16 @@ def test_an_mlp_of_another_kind_keeps_its_own_forward() -> None:
     layer = model.get_submodule("model.layers.0.mlp.up_proj")
     assert isinstance(layer, Linear)
     assert isinstance(layer.weights, Packed)
+
+
+def test_without_our_loops_nothing_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit, "choose", lambda weights, packing=True: Choice("packed"))
+    monkeypatch.setitem(sys.modules, "kvedit.kernels.loops", None)  # as where numba is not
+    model = make("llama")
+    expected = logits(model, IDS)
+    assert fit_kernels(model)
+    assert not {Gated, Norm, Attention} & {type(module) for module in model.modules()}
+    assert (logits(model, IDS) - expected).abs().max() <= 2e-5 * expected.abs().max()
 
 
 def test_the_choice_is_shown_by_shape(monkeypatch: pytest.MonkeyPatch) -> None:
