@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from kvedit.placement import content
 from server.engines.hf.broken import broken, some
 
 TEXT = "The quick brown fox jumps over the lazy dog."
@@ -49,7 +49,7 @@ def check_loaded(found: Mapping[str, Any]) -> None:
 @torch.inference_mode()
 def check_finite(model: PreTrainedModel) -> None:
     """Refuse weights of which one is no number: every answer would be none."""
-    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+    for name, tensor in content(model):
         if not tensor.is_floating_point() or tensor.is_meta:
             continue
         for part in tensor.detach().reshape(-1).split(AT_ONCE):

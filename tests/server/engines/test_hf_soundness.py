@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoints import Change, reconfigured, reweighted, sound
+from safetensors.torch import load_file, save_file
+from spread import OFFLOADED, offloaded, saved
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from server.engines import registry
+from server.engines.hf.soundness import check_finite
 from server.errors import EvenhandError
 from server.settings import Settings
 
@@ -152,9 +155,18 @@ def test_a_slow_tokenizer_is_refused(
 
 
 def test_what_overflows_in_a_sum_alone_is_sound(make_model: Callable[[], torch.nn.Module]) -> None:
-    from server.engines.hf.soundness import check_finite
 
     model = make_model()
     for parameter in model.parameters():
         parameter.data.fill_(3e38)
     check_finite(model)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("how", OFFLOADED)
+def test_weights_that_lie_elsewhere_are_looked_at_too(how: str, tmp_path: Path) -> None:
+    folder, name = saved(tmp_path), "model.embed_tokens.weight"
+    tensors = load_file(folder / "model.safetensors")
+    tensors[name][-1, 0] = torch.nan  # of a token that no first forward reads
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(EvenhandError, match=name):
+        check_finite(offloaded(folder, how))
