@@ -43,6 +43,12 @@ class EvenhandError(Exception):
         return {"error": error}
 
 
+def told(error: Exception, lines: int = 1) -> str:
+    """Return the first lines of what a library's error says, or its kind where it says nothing."""
+    said = (str(error).strip() or type(error).__name__).splitlines()
+    return " ".join(said[:lines])
+
+
 class PlanError(EvenhandError):
     """What was asked cannot be done; the request is at fault (4xx)."""
 

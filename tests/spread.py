@@ -143,6 +143,15 @@ def shared(door: Door) -> list[Tensor]:
     return found
 
 
+def alike(one: Door, other: Door, name: str) -> bool:
+    """Return whether a reading of some kind answers the same through both, to the last bit."""
+    found = []
+    for door in (one, other):
+        reading, length = readings()[name]
+        found.append(answer(door, reading, ids(2, length)))
+    return same(*found)
+
+
 def same(one: list[Tensor], other: list[Tensor]) -> bool:
     """Return whether all logits are equal to the last bit."""
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from server.engines.base import Engine
-from server.errors import EngineError, EvenhandError, PlanError
+from server.errors import EngineError, EvenhandError, PlanError, told
 from server.reference import refer
 from server.settings import Settings
 
@@ -83,7 +83,7 @@ def load_here(settings: Settings) -> HfEngine:
     except EvenhandError:
         raise
     except Exception as error:  # libraries raise anything over a broken file
-        said = (str(error).strip() or type(error).__name__).splitlines()[0][:MOST_SHOWN]
+        said = told(error)[:MOST_SHOWN]
         raise EngineError(
             f"model must be one that can be loaded, got {source.root} ({said}); serve another model"
         ) from error

@@ -10,7 +10,7 @@ import pytest
 import torch
 from devices import ONE, OTHER, Devices
 from reads import ids, vectors
-from spread import ACROSS, across, answer, readings, same, saved, shared, whole
+from spread import ACROSS, across, alike, answer, readings, same, saved, shared, whole
 from torch import Tensor
 
 from kvedit.executors import Executor, products
@@ -97,11 +97,7 @@ def test_layers_without_positions_are_measured_on_every_device() -> None:
 
 @pytest.mark.parametrize("name", list(readings()))
 def test_readings_have_the_same_bits(spread: Door, door: Door, name: str) -> None:
-    found = []
-    for own in (spread, door):
-        reading, length = readings()[name]
-        found.append(answer(own, reading, ids(2, length)))
-    assert same(*found)
+    assert alike(spread, door, name)
 
 
 def test_shared_forwards_have_the_same_bits(spread: Door, door: Door) -> None:

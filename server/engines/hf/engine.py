@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from importlib.metadata import version
@@ -89,7 +89,7 @@ class HfEngine:
             root=root or name,
             max_model_len=limit,
             abilities=_abilities(door.refusal, grammars),
-            refusals=_refusals(door),
+            refusals=_refusals(door, self.readings),
             created=int(time.time()),
             weights=loaded,
             dtype=str(model.dtype).removeprefix("torch."),
@@ -197,11 +197,11 @@ class HfEngine:
         self._preparing.shutdown(wait=False, cancel_futures=True)
 
 
-def _refusals(door: Door) -> dict[str, str]:
+def _refusals(door: Door, reasons: Mapping[str, str | None]) -> dict[str, str]:
     """Return why attention is not offered, or which readings the model's layers do not suit."""
     if door.refusal is not None:
         return {"attention": door.refusal}
-    return {name: reason for name, reason in _readings(door).items() if reason is not None}
+    return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
 def _readings(door: Door) -> dict[str, str | None]:

@@ -16,6 +16,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
 from server.engines.hf.broken import AGAIN, broken, some
+from server.errors import told
 
 UNQUANTISED = "serve the weights that are not quantised, or a GGUF file of the model"
 CONFIG = "config.json"
@@ -152,10 +153,9 @@ def _config(path: Path) -> PreTrainedConfig:
             path, trust_remote_code=False, local_files_only=True
         )
     except Exception as error:  # libraries raise anything over a broken file
-        first = (str(error).strip() or type(error).__name__).splitlines()
         raise broken(
             f"{CONFIG} must describe a model that transformers has",
-            " ".join(first[:2]),
+            told(error, lines=2),
             "serve another model",
         ) from error
     check_config(config)

@@ -37,6 +37,7 @@ from server.engines.hf.soundness import (
     check_loaded,
     check_tokenizer,
 )
+from server.errors import told
 
 LOG = logging.getLogger(__name__)
 PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # in GGUF
@@ -171,8 +172,7 @@ def _tokenizer(path: Path) -> PreTrainedTokenizerBase:
             path, trust_remote_code=False, local_files_only=True
         )
     except Exception as error:  # libraries raise anything over a broken file
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise broken("model must have a tokenizer (tokenizer.json)", first) from error
+        raise broken("model must have a tokenizer (tokenizer.json)", told(error)) from error
     return tokenizer
 
 

@@ -93,30 +93,43 @@ def _file(reference: Reference) -> Path:
 def _told(reference: Reference, error: Exception) -> EvenhandError:
     """Return what keeps a model on the hub, in one sentence."""
     page = f"{constants.ENDPOINT}/{reference.repository}"
-    named: tuple[tuple[type[Exception], str], ...] = (
-        (hub.GatedRepoError, f"ask for access on {page}, then set HF_TOKEN"),
-        (hub.DisabledRepoError, "name another model"),
+    # what it is, then what to do; a kind stands before those that it is one of
+    named: tuple[tuple[type[Exception], str, str], ...] = (
+        (
+            hub.GatedRepoError,
+            "one that asks for consent first",
+            f"ask for access on {page}, then set HF_TOKEN",
+        ),
+        (hub.DisabledRepoError, "one that is disabled", "name another model"),
         (
             hub.RepositoryNotFoundError,
+            "one that the hub does not know or show",
             "correct the name (there is no such folder either), or set HF_TOKEN if it is private",
         ),
-        (hub.RevisionNotFoundError, f"name a branch, tag or commit of {page}"),
-        (hub.RemoteEntryNotFoundError, f"name a file of {page}"),
-        (hub.HFValidationError, "write org/name or org/name@revision"),
-        (hub.IncompleteSnapshotError, "run it once with the network, to fetch the rest"),
+        (
+            hub.RevisionNotFoundError,
+            f"a revision that it lacks ({reference.revision})",
+            f"name a branch, tag or commit of {page}",
+        ),
+        (
+            hub.RemoteEntryNotFoundError,
+            f"a file that it lacks ({reference.file})",
+            f"name a file of {page}",
+        ),
+        (
+            hub.HFValidationError,
+            "a name that no model can have",
+            "write org/name or org/name@revision",
+        ),
+        (
+            hub.IncompleteSnapshotError,
+            "a part of it in the cache, and no network",
+            "run it once with the network, to fetch the rest",
+        ),
     )
-    said = {
-        hub.GatedRepoError: "one that asks for consent first",
-        hub.DisabledRepoError: "one that is disabled",
-        hub.RepositoryNotFoundError: "one that the hub does not know or show",
-        hub.RevisionNotFoundError: f"a revision that it lacks ({reference.revision})",
-        hub.RemoteEntryNotFoundError: f"a file that it lacks ({reference.file})",
-        hub.HFValidationError: "a name that no model can have",
-        hub.IncompleteSnapshotError: "a part of it in the cache, and no network",
-    }
-    for kind, then in named:
+    for kind, said, then in named:
         if isinstance(error, kind):
-            got = f"{reference} ({said[kind]})"
+            got = f"{reference} ({said})"
             return PlanError(f"model must be one that can be had from the hub, got {got}; {then}")
     return _unreached(reference, error)
 
