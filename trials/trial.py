@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -44,6 +44,7 @@ class Judge:
     stages       None = what makes a verdict independent of the order at the least cost
     fields       of every request besides (form, template, criteria, seed, ...)
     calibration  the store of slot biases, which requests use and teach
+    clock        tells the seconds that verdicts take
     """
 
     engine: Engine
@@ -51,6 +52,7 @@ class Judge:
     stages: list[dict[str, Any]] | None
     fields: Mapping[str, Any]
     calibration: Calibration | None = None
+    clock: Callable[[], float] = time.monotonic
 
     def judging(self, item: Item, order: tuple[int, ...] | None = None) -> Judging:
         """Return the request about an item, checked (PlanError, which names the item)."""
@@ -74,10 +76,10 @@ class Judge:
     async def ask(self, item: Item, order: tuple[int, ...] | None = None) -> dict[str, Any]:
         """Return the verdict on an item, with the seconds that it took."""
         judging = self.judging(item, order)
-        begun = time.monotonic()
+        begun = self.clock()
         reply = await judging.run(self.engine)
         kept = {name: value for name, value in reply.items() if name not in CHANGING}
-        return {**kept, "seconds": round(time.monotonic() - begun, 6)}
+        return {**kept, "seconds": round(self.clock() - begun, 6)}
 
 
 def check(items: Sequence[Item], judge: Judge) -> None:

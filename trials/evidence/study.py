@@ -1,0 +1,107 @@
+"""One model's study: which questions are put to it, and what is found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from trials.datasets import Item, load
+from trials.evidence.pairs import judged, splittable
+from trials.evidence.places import Way, measured
+from trials.evidence.questions import Question, key_values, natural
+from trials.evidence.remembered import Remembered
+from trials.report.figures import Report
+from trials.trial import METHODS
+
+LARGE = 1_000_000_000  # parameters from which a sample stands for the whole
+SETS: Mapping[str, Sequence[str]] = {
+    "LLMBar/Natural": ("LLMBar/LLMBar/Natural",),
+    "LLMBar/Adversarial": ("LLMBar/LLMBar/Adversarial",),
+    "MT-Bench, human majority": ("LLMBar/Processed/MT-Bench",),
+}
+PARTS = ("judge", "split", "documents", "keys")
+KEYS = 20  # pairs to look a key up among
+IN_PARTS = ("none", "swap", "portia")
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much is asked.
+
+    pairs      of each data set, drawn from a seed; None = all
+    questions  among documents
+    documents  of each question, one table each
+    """
+
+    pairs: int | None = None
+    questions: int = 60
+    documents: tuple[int, ...] = (10, 20)
+    parts: tuple[str, ...] = PARTS
+    seed: int = 0
+
+    @classmethod
+    def fit(cls, parameters: int, full: bool, **given: Any) -> Sizes:
+        """Return what fits a model of so many parameters: a sample of what is long.
+
+        full   all of it, however long that takes
+        given  what somebody has chosen; None = not chosen
+        """
+        large = {"pairs": 100, "documents": (10,)} if parameters > LARGE else {"pairs": 150}
+        chosen = {name: value for name, value in given.items() if value is not None}
+        return cls(**{**({} if full else large), **chosen})
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What is found of one model.
+
+    pairs      by data set
+    questions  by kind of question
+    """
+
+    pairs: dict[str, list[Report]] = field(default_factory=dict)
+    questions: dict[str, list[Way]] = field(default_factory=dict)
+
+
+async def study(engine: Remembered, data: Path, sizes: Sizes) -> Found:
+    """Ask a model all that the sizes say (PlanError for data that are not there)."""
+    found = Found()
+    sets = {name: drawn(_items(data, paths), sizes) for name, paths in SETS.items()}
+    if "judge" in sizes.parts:
+        for name, items in sets.items():
+            found.pairs[name] = await judged(items, METHODS, engine)
+    if "split" in sizes.parts:
+        items = splittable([item for items in sets.values() for item in items])
+        methods = {name: METHODS[name] for name in IN_PARTS}
+        found.pairs["three units or more on both sides"] = await judged(items, methods, engine)
+    for name, questions in _questions(data, sizes).items():
+        found.questions[name] = await measured(questions, engine)
+    return found
+
+
+def drawn(items: Sequence[Item], sizes: Sizes) -> list[Item]:
+    """Return a seeded sample of some items, in their own order."""
+    if sizes.pairs is None or sizes.pairs >= len(items):
+        return list(items)
+    kept = sorted(Random(sizes.seed).sample(range(len(items)), sizes.pairs))
+    return [items[index] for index in kept]
+
+
+def _items(data: Path, paths: Sequence[str]) -> list[Item]:
+    return [item for path in paths for item in load([str(data / path)])]
+
+
+def _questions(data: Path, sizes: Sizes) -> dict[str, list[Question]]:
+    folder = data / "lost-in-the-middle"
+    found: dict[str, list[Question]] = {}
+    if "documents" in sizes.parts:
+        for count in sizes.documents:
+            name = f"questions among {count} passages"
+            found[name] = natural(folder, sizes.questions, count, sizes.seed)
+    if "keys" in sizes.parts:
+        name = f"keys among {KEYS} pairs"
+        found[name] = key_values(folder, sizes.questions, KEYS, sizes.seed)
+    return found
