@@ -3,13 +3,14 @@ VENV   ?= .venv
 PYTHON ?= python3
 PORT   ?= 8000
 HOST   ?= 127.0.0.1
+DATA   ?= ../shared/data
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 TRITON := 3.9.0
 KERNELS := .venv-kernels
 SOURCE := server trials pine portia kvedit pocket tests benchmarks
 
-.PHONY: serve test test-kernels test-real check format bench build clean
+.PHONY: serve test test-kernels test-real check format bench evidence build clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -49,6 +50,9 @@ format: $(READY)           ## rewrite the source in house style
 
 bench: $(READY)            ## run every benchmark (ARGS=--quick)
 	@set -e; for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script $(ARGS); done
+
+evidence: $(READY)         ## measure judges and readers on real models: MODELS=dir DATA=dir (ARGS=--full)
+	$(BIN)/evenhand evidence "$(MODELS)" --data "$(DATA)" $(ARGS)
 
 build: $(READY)            ## build the wheel into dist/
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .

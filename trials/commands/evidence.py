@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import platform
-import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from trials.evidence.study import Found, Sizes
 
 PARTS = "judge,split,documents,keys"
+SOFTWARE = ("evenhand", "torch", "transformers")
 
 
 @taking(Chosen, without=("model",))
@@ -66,8 +66,6 @@ def _section(model: Model, given: Mapping[str, Any]) -> str:
 
 
 async def _studied(model: Model, given: Mapping[str, Any]) -> tuple[Found, Sizes]:
-    from contextlib import aclosing
-
     from rich.console import Console
 
     from server.engines import registry
@@ -89,18 +87,11 @@ async def _studied(model: Model, given: Mapping[str, Any]) -> tuple[Found, Sizes
         seed=given["seed"],
     )
     file = given["out"] / f"{model.name}.jsonl"
-    async with aclosing(_Closed(Remembered(engine, file))) as opened:
-        return await study(opened.engine, given["data"], sizes), sizes
-
-
-class _Closed:
-    """An engine that is closed at the end of a block."""
-
-    def __init__(self, engine: Any) -> None:
-        self.engine = engine
-
-    async def aclose(self) -> None:
-        await self.engine.close()
+    remembered = Remembered(engine, file)
+    try:
+        return await study(remembered, given["data"], sizes), sizes
+    finally:
+        await remembered.close()
 
 
 def _counts(text: str | None) -> tuple[int, ...] | None:
@@ -129,7 +120,7 @@ def _parts(text: str) -> tuple[str, ...]:
 
 def _facts(model: Model, sizes: Sizes) -> str:
     """Return what the figures were measured on."""
-    software = ", ".join(f"{name} {version(name)}" for name in ("evenhand", "torch", "transformers"))
+    software = ", ".join(f"{name} {version(name)}" for name in SOFTWARE)
     return (
         f"`{model.name}`, sha256 `{model.digest}`. Measured {datetime.now(UTC):%Y-%m-%d} on "
         f"{_processor()}; {software}; seed {sizes.seed}. Intervals cover 95 %."

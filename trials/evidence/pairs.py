@@ -51,6 +51,4 @@ async def _judged(
 
 def splittable(items: Sequence[Item]) -> list[Item]:
     """Return the pairs whose answers both have enough units to be split."""
-    return [
-        item for item in items if all(len(units(text)) >= SPLIT for text in item.candidates)
-    ]
+    return [item for item in items if all(len(units(text)) >= SPLIT for text in item.candidates)]
