@@ -101,14 +101,14 @@ class Remembered:
     async def _ask(self, work: Work) -> Answer:
         begun = time.monotonic()
         chunks = tuple([chunk async for chunk in await self._engine.generate(work)])
-        return Answer(chunks, time.monotonic() - begun)
+        return Answer(chunks, round(time.monotonic() - begun, 6))
 
     def _keep(self, key: str, answer: Answer, work: Work) -> None:
         if work.sampling.logprobs is not None or work.sampling.echo:
             return
         self._known[key] = answer
         said = [_wire(chunk) for chunk in answer.chunks]
-        line = {"key": key, "seconds": round(answer.seconds, 6), "chunks": said}
+        line = {"key": key, "seconds": answer.seconds, "chunks": said}
         try:
             self._file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
             self._file.flush()
