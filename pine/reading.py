@@ -14,6 +14,7 @@ same amount, so a document is a span, and the set of them is ranked.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,13 +22,29 @@ from torch import Tensor
 
 from kvedit.pages import Pages
 from kvedit.reading import Layer, LayerKind, whole_text
+from kvedit.reuse import Reuse
+from kvedit.segments import Segments
 from kvedit.shelf import Shelf
 from kvedit.sight import Ranked, Rows, Sight, Sights
 from kvedit.spans import Span, SpanSet
 from kvedit.visibility import causal
 from pine.explanation import Explanation
-from pine.reuse import Piece, Reuse
-from pine.segments import Segments
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one layer keeps of a prompt before its suffix; once read, nothing of it changes.
+
+    documents  None until they are read
+    """
+
+    prefix: Span
+    documents: SpanSet | None
+
+    @property
+    def size(self) -> int:
+        """Return the bytes of what is kept: keys, raw ones too, and values."""
+        return self.prefix.size + (0 if self.documents is None else self.documents.size)
 
 
 class PineReading:
@@ -42,7 +59,7 @@ class PineReading:
         self, segments: Segments, shelf: Shelf | None = None, *, explain: bool = False
     ) -> None:
         self._segments = segments
-        self._reuse = Reuse(segments, shelf)
+        self._reuse = Reuse("pine", segments, shelf)
         self._explanation = Explanation() if explain else None
         self._pages: dict[torch.device, Pages] = {}  # one for all layers of a device
         self._pieces: dict[int, Piece] = {}  # prefix and documents
@@ -60,7 +77,7 @@ class PineReading:
     def borders(self, length: int) -> tuple[int, ...]:
         """Cut after the prefix and after the documents; begin after what is at hand."""
         if self._borders is None:
-            self._pieces, begin = self._reuse.at_hand()
+            self._pieces, begin = self._reuse.at_hand(Piece)
             self._borders = tuple(cut for cut in self._reuse.cuts if cut >= begin)
         return self._borders
 
@@ -150,6 +167,7 @@ class PineReading:
         first = piece.prefix.held + inside + (0 if suffix is None else suffix.held)
         forward = (first, first + new)
         if forward != self._forward:
-            self._reuse.keep(*self._forward, self._pieces)
+            if self._reuse.wants(*self._forward):
+                self._reuse.keep(self._forward[1], self._pieces)
             self._forward = forward
         return forward

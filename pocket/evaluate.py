@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from kvedit.hf import open_door
 from pine.reading import PineReading
-from pine.segments import Segments
+from kvedit.segments import Segments
 from pocket import WEIGHTS, data
 
 SIZES = (5, 10, 20)  # documents

@@ -10,18 +10,23 @@ from server.job import ReadingSpec
 
 if TYPE_CHECKING:
     from kvedit.reading import LayerKind, Reading
+    from kvedit.segments import Segments
     from kvedit.shelf import Shelf
-    from pine.segments import Segments
 
-KNOWN = (ReadingSpec("pine", cut="set"),)
+KNOWN = (ReadingSpec("average", cut="set"), ReadingSpec("pine", cut="set"))
 
 
 def kind(spec: ReadingSpec) -> type[Reading]:
     """Return the class of a reading (PlanError if there is none of that name)."""
+    # each brings torch, which planning does without
     if spec.name == "pine":
-        from pine.reading import PineReading  # brings torch, which planning does without
+        from pine.reading import PineReading
 
         return PineReading
+    if spec.name == "average":
+        from kvedit.average import AverageReading
+
+        return AverageReading
     raise PlanError(
         f"reading must be one that this engine knows, got {spec.name!r}; leave its stage out",
         param="stages",
@@ -34,11 +39,17 @@ def build(spec: ReadingSpec, segments: Segments | None, shelf: Shelf | None) -> 
     segments  the prompt, where the spec has it cut
     shelf     the engine's shelf of shared cache, or None
     """
+    from kvedit.average import AverageReading
+    from kvedit.orders import orders
+
+    made, numbers = kind(spec), dict(spec.numbers)
+    assert segments is not None, "the stage has the prompt cut at its set"
+    if made is AverageReading:
+        wanted = int(numbers.get("orders", 0)) or None
+        return AverageReading(segments, orders(len(segments.documents), wanted), shelf)
     from pine.reading import PineReading
 
-    assert kind(spec) is PineReading, "there is no other yet"
-    assert segments is not None, "the stage has the prompt cut at its set"
-    return PineReading(segments, shelf, explain=bool(dict(spec.numbers).get("explain")))
+    return PineReading(segments, shelf, explain=bool(numbers.get("explain")))
 
 
 def refusal(spec: ReadingSpec, layers: Sequence[LayerKind]) -> str | None:

@@ -76,13 +76,24 @@ def check_candidates(stages: Iterable[Stage], engine: Engine, job: Job) -> None:
 
 def check_needs(stage: Stage, engine: Engine, job: Job) -> None:
     """Check that the engine and the prepared job have what the stage needs."""
-    for need in sorted(stage.needs - engine.offers - _offers(job)):
+    for need in sorted(stage.needed(job) - engine.offers - _offers(job)):
         raise _lacking(stage, need, engine)
-    reason = None if stage.reading is None else engine.refusal(stage.reading)
+    reading = stage.reading_of(job)
+    reason = None if reading is None else engine.refusal(reading)
     if reason is not None:
         raise refusal(
             f"stage {stage.stage!r} must have a model that can be read so, got one that cannot "
             f"({reason}); leave the stage out or serve another model"
+        )
+
+
+def check_one_reading(stages: Iterable[Stage], job: Job) -> None:
+    """Check that a prompt is read in one way."""
+    reading = [stage.stage for stage in stages if stage.reading_of(job) is not None]
+    if len(reading) > 1:
+        raise refusal(
+            f"stage {reading[1]!r} cannot read a prompt that another stage reads, got "
+            f"{reading[0]!r} before it; leave one of them out"
         )
 
 

@@ -16,7 +16,7 @@ def compose(plan: Plan, engine: Engine) -> Proceed:
     async def generate(job: Job) -> Reply:
         return Reply(chunks=await engine.generate(job.work))
 
-    return fold(plan.rungs[0].stages, generate)
+    return fold((*plan.outer, *plan.rungs[0].stages), generate)
 
 
 def fold(stages: Iterable[Stage], proceed: Proceed) -> Proceed:

@@ -55,7 +55,7 @@ class Plan:
         """Return a job as it is behind all stages, where the engine is asked first."""
         for stage in (*self.outer, *self.rungs[0].stages):
             job = stage.prepare(job)
-            job = job.but(reading=stage.reading or job.reading)
+            job = job.but(reading=stage.reading_of(job) or job.reading)
         return job
 
     def calls(self, job: Job) -> int:
@@ -102,6 +102,7 @@ def _check_rung(stages: tuple[Stage, ...], engine: Engine, job: Job) -> None:
     for stage in stages:
         job = stage.prepare(job)
         checks.check_needs(stage, engine, job)
+    checks.check_one_reading(stages, job)
     if job.ballot is not None:
         check_ballot(job.ballot)
     for stage in stages:

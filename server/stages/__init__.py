@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, TypeAdapter
 
+from server.stages.average import Average
 from server.stages.base import Stage
 from server.stages.calibrate import Calibrate
 from server.stages.pairwise import Pairwise
@@ -16,9 +17,10 @@ from server.stages.sample import Sample
 from server.stages.swap import Swap
 from server.stages.synthesize import Synthesize
 
-ALL = (Calibrate, Pairwise, Pine, Portia, Sample, Swap, Synthesize)
+ALL = (Average, Calibrate, Pairwise, Pine, Portia, Sample, Swap, Synthesize)
 AnyStage = Annotated[
-    Calibrate | Pairwise | Pine | Portia | Sample | Swap | Synthesize, Field(discriminator="stage")
+    Average | Calibrate | Pairwise | Pine | Portia | Sample | Swap | Synthesize,
+    Field(discriminator="stage"),
 ]
 
 EXAMPLE = '[{"stage": "pine"}]'  # for messages

@@ -66,6 +66,14 @@ class Stage(BaseModel):
         """Return how the engine reads under this stage; None = the stage does not mind."""
         return None
 
+    def reading_of(self, job: Job) -> ReadingSpec | None:
+        """Return how the engine reads this job under the stage."""
+        return self.reading
+
+    def needed(self, job: Job) -> frozenset[Need]:
+        """Return what the stage needs for this job."""
+        return self.needs
+
     def prepare(self, job: Job) -> Job:
         """Return the job as stages inside will see it; needs are judged on that (or PlanError)."""
         return job

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
+from kvedit.orders import orders
 from server.concurrency import together
 from server.job import Job, Reply
+from server.judge.ballot import Call
 from server.judge.bias import learn
 from server.stages.base import (
     Claim,
@@ -48,16 +50,23 @@ class Swap(Stage):
 
         Two calls show a slot bias, which is kept for those who make one.
         """
-        ballot = ballot_of(job)
-        orders = latin_square(ballot.canonical())
-        jobs = [asking(job, replace(ballot, order=order)) for order in orders]
-        replies = await together([proceed(each) for each in jobs])
-        calls = tuple(call for reply in replies for call in reply.calls)
-        await learn(case_of(job), calls)
-        inner = {name: [reply.notes[name] for reply in replies] for name in replies[0].notes}
-        return Reply(calls=calls, notes={self.stage: {"orders": len(orders)}, **inner})
+        count = len(ballot_of(job).candidates)
+        calls, inner = await in_orders(job, count, proceed)
+        return Reply(calls=calls, notes={self.stage: {"orders": count}, **inner})
 
 
-def latin_square(order: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """Return the rotations of an order: (0, 1, 2) gives 012, 120, 201."""
-    return [order[shift:] + order[:shift] for shift in range(len(order))]
+async def in_orders(
+    job: Job, wanted: int, proceed: Proceed
+) -> tuple[tuple[Call, ...], dict[str, Any]]:
+    """Judge in so many orders of the canonical one, at the same time.
+
+    returns  the calls in canonical order, and the notes of each, by stage
+    """
+    ballot = ballot_of(job)
+    canonical = ballot.canonical()
+    shown = [tuple(canonical[place] for place in each) for each in orders(len(canonical), wanted)]
+    jobs = [asking(job, replace(ballot, order=order)) for order in shown]
+    replies = await together([proceed(each) for each in jobs])
+    calls = tuple(call for reply in replies for call in reply.calls)
+    await learn(case_of(job), calls)
+    return calls, {name: [reply.notes[name] for reply in replies] for name in replies[0].notes}

@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from pine.segments import Ids
+from kvedit.segments import Ids
 from server.engines.hf.forward import Forward
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
+from math import log
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from kvedit.average import AverageReading
 from kvedit.hf import Door
 from kvedit.plain import PlainReading
 from kvedit.reading import Reading
@@ -144,6 +147,50 @@ class ReadingForward:
 
     def reading(self) -> Reading:
         """Return the reading."""
+        return self._reading
+
+    def report(self) -> Mapping[str, Any]:
+        """Return what the reading says of this sequence."""
+        return self._reading.report()
+
+
+class AverageForward:
+    """The model through the door, several orders of the documents side by side, as one answer.
+
+    probabilities  what is averaged: they themselves, or their logarithms (and then scaled to sum to
+                   one, as a product of experts)
+
+    It shares no forward with other sequences: it is a batch by itself.
+    """
+
+    shares = False
+
+    def __init__(self, door: Door, reading: AverageReading, *, probabilities: bool) -> None:
+        self._door = door
+        self._reading = reading
+        self._probabilities = probabilities
+
+    def borders(self, length: int) -> tuple[int, ...]:
+        """Return where the reading wants the prompt cut."""
+        return self._reading.borders(length)
+
+    def read(self, ids: Tensor, keep: int | None) -> Tensor:
+        """Read a piece of the prompt, or one more token, in every order.
+
+        ids      [1, query] int64 of the canonical order
+        returns  [1, 1, vocab] natural-log probabilities, float32
+        """
+        spread, ends = self._reading.spread(ids)
+        if keep is None:
+            return self._door.forward(spread, self._reading, None)
+        assert keep == 1, "a prompt that is scored is read plainly"
+        scores = torch.log_softmax(self._door.forward(spread, self._reading, ends).float(), -1)
+        if self._probabilities:
+            return scores.logsumexp(1, keepdim=True) - log(len(ends))
+        return torch.log_softmax(scores.mean(1, keepdim=True), -1)
+
+    def reading(self) -> Reading:
+        """Return the reading; a forward that is shared would read one order alone."""
         return self._reading
 
     def report(self) -> Mapping[str, Any]:

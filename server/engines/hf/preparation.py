@@ -8,11 +8,18 @@ from llguidance import LLMatcher
 from torch import device
 from transformers import PreTrainedModel
 
+from kvedit.average import AverageReading
 from kvedit.hf import Door
 from kvedit.shelf import Shelf
 from server.engines import readings
 from server.engines.hf.context import Context
-from server.engines.hf.forward import Forward, Prefill, ReadingForward, StockForward
+from server.engines.hf.forward import (
+    AverageForward,
+    Forward,
+    Prefill,
+    ReadingForward,
+    StockForward,
+)
 from server.engines.hf.sampling import processors
 from server.engines.hf.sequence import Choice, Sequence
 from server.errors import PlanError
@@ -136,7 +143,11 @@ class Preparation:
         if reading is None:
             return StockForward(self.door, prefill, leaves=self.fitted)
         shelf = self.shelf if deterministic else self.loose
-        return ReadingForward(self.door, readings.build(reading, encoded.segments, shelf))
+        made = readings.build(reading, encoded.segments, shelf)
+        if isinstance(made, AverageReading):
+            means = bool(dict(reading.numbers).get("probabilities"))
+            return AverageForward(self.door, made, probabilities=means)
+        return ReadingForward(self.door, made)
 
     def _check(self, work: Work) -> None:
         sampling = work.sampling

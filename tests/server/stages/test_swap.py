@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from server.chunk import Usage
 from server.job import Job, Reply, Sampling
 from server.judge.ballot import Ballot, Call, Candidate, Case
-from server.stages.swap import Swap, latin_square
+from server.stages.swap import Swap
 
 
 def job(*texts: str) -> Job:
@@ -25,14 +23,6 @@ def replied(made: Job) -> Reply:
         calls=(Call(made.ballot, ("A", "B", "T"), None, "A", 0, None, "A", Usage()),),
         notes={"inner": made.ballot.order},
     )
-
-
-@given(st.permutations(range(6)))
-def test_a_latin_square_shows_every_candidate_in_every_slot_once(order: list[int]) -> None:
-    square = latin_square(tuple(order))
-    assert square[0] == tuple(order)
-    for lines in (square, list(zip(*square, strict=True))):
-        assert all(sorted(line) == list(range(6)) for line in lines)
 
 
 async def test_the_orders_depend_on_the_texts_alone() -> None:
