@@ -25,6 +25,7 @@ from server.protocol.common import parse
 from server.stages.base import case_of
 
 PINE, SWAP, PAIRWISE = {"stage": "pine"}, {"stage": "swap"}, {"stage": "pairwise"}
+AVERAGE = {"stage": "average"}
 PORTIA, SYNTHESIZE = {"stage": "portia"}, {"stage": "synthesize"}
 WHOLE = {"stage": "portia", "start": "original", "parts": 2}
 SAMPLE = {"stage": "sample", "k": 3}
@@ -43,7 +44,7 @@ BOTH = [  # plans that ask in both orders
     [SYNTHESIZE],
     [SWAP, PORTIA, SYNTHESIZE, PINE],
 ]
-ONCE = [[PINE], [SAMPLE, PINE], [SELF], [FREE, PINE], [STORE]]
+ONCE = [[PINE], [SAMPLE, PINE], [SELF], [FREE, PINE], [STORE], [AVERAGE], [AVERAGE, PINE]]
 PAIRS = [[PAIRWISE], [PAIRWISE, PINE], [PAIRWISE, PORTIA], [PAIRWISE, SELF], [PAIRWISE, SAMPLE]]
 FORMS = ["relation", "score", "likert"]
 texts = st.lists(

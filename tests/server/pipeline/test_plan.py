@@ -13,12 +13,13 @@ from server.errors import PlanError
 from server.job import Job, Sampling
 from server.pipeline import MOST_STAGES, Plan, plan
 from server.prompt import ChatPrompt, Message, Part, TextPrompt, TokenPrompt
+from server.stages import KNOWN
 from server.stages.pine import Pine
 from server.stages.swap import Swap
 
 ALL: tuple[Ability, ...] = ("text", "logprobs", "attention")
 PINE, SWAP, PAIRWISE = {"stage": "pine"}, {"stage": "swap"}, {"stage": "pairwise"}
-NAMES = "calibrate, pairwise, pine, portia, sample, swap, synthesize"
+NAMES = ", ".join(KNOWN)
 PORTIA, SAMPLE = {"stage": "portia"}, {"stage": "sample"}
 PROBE = {"stage": "calibrate", "probe": "self"}
 
