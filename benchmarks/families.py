@@ -30,8 +30,8 @@ from benchmarks._families import FAMILIES, Family
 from kvedit.hf import Door, open_door
 from kvedit.plain import PlainReading
 from kvedit.reading import LayerKind, Reading
+from kvedit.segments import Ids, Segments
 from pine.reading import PineReading
-from pine.segments import Ids, Segments
 
 PREFIX, SUFFIX = (3, 14, 15, 92), (65, 35, 89)
 DOCUMENTS: tuple[Ids, ...] = ((79, 32, 38, 46, 26), (43, 38), (32, 79, 50, 28, 84, 19, 71, 69))

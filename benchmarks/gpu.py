@@ -23,8 +23,8 @@ from kvedit.executors import gpu
 from kvedit.hf import Door, open_door
 from kvedit.reading import Layer
 from kvedit.rotary import RotaryGeometry
+from kvedit.segments import Segments
 from pine.reading import PineReading
-from pine.segments import Segments
 
 DOCUMENTS, LENGTH, OUTSIDE = 20, 512, 32  # tokens of a document, of the prefix and of the suffix
 DECODE = 16  # tokens per measurement

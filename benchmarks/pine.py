@@ -20,8 +20,8 @@ from benchmarks._harness import Row, arguments, show, timed
 from benchmarks._lean import Lean
 from benchmarks._llama import SHAPES, random_llama
 from kvedit.hf import Door, open_door
+from kvedit.segments import Segments
 from pine.reading import PineReading
-from pine.segments import Segments
 
 CASES = {"2 x 512": (2, 512), "20 x 128": (20, 128), "100 x 64": (100, 64), "4 x 2048": (4, 2048)}
 OUTSIDE = 32  # tokens in the prefix, and in the suffix

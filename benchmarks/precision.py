@@ -37,9 +37,9 @@ from kvedit.gate import causal_mask
 from kvedit.hf import Door, Reader, open_door
 from kvedit.plain import PlainReading
 from kvedit.reading import Layer
+from kvedit.segments import Ids, Segments
 from kvedit.together import Alone
 from pine.reading import PineReading
-from pine.segments import Ids, Segments
 from pocket import WEIGHTS, data
 
 STORIES = ROOT.parent / "shared" / "models" / "stories260K-llama"

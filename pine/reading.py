@@ -21,13 +21,13 @@ from torch import Tensor
 
 from kvedit.pages import Pages
 from kvedit.reading import Layer, LayerKind, between, whole_text
+from kvedit.segments import Segments
 from kvedit.shelf import Shelf
 from kvedit.sight import Ranked, Rows, Sight, Sights
 from kvedit.spans import Span, SpanSet
 from kvedit.visibility import causal
 from pine.explanation import Explanation
 from pine.reuse import Piece, Reuse
-from pine.segments import Segments
 
 
 class PineReading:

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
+from kvedit.segments import Segments
 from kvedit.shelf import Shelf
 from kvedit.spans import Span, SpanSet
-from pine.segments import Segments
 
 # below these a forward of its own costs more than it saves; tokens
 SMALLEST_PREFIX = 64

@@ -17,8 +17,8 @@ if TYPE_CHECKING:  # most of those who ask need no model
     from transformers import LlamaForCausalLM
 
     from kvedit.reading import Reading
+    from kvedit.segments import Segments
     from kvedit.shelf import Shelf
-    from pine.segments import Segments
     from server.engines.hf import HfEngine
 
 Command = Callable[..., Result]

@@ -10,8 +10,8 @@ from server.job import ReadingSpec
 
 if TYPE_CHECKING:
     from kvedit.reading import LayerKind, Reading
+    from kvedit.segments import Segments
     from kvedit.shelf import Shelf
-    from pine.segments import Segments
 
 KNOWN = (ReadingSpec("pine", cut="set"),)
 

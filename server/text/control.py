@@ -17,7 +17,7 @@ from tokenizers import AddedToken, Encoding, Tokenizer
 from tokenizers.models import BPE, Model
 from transformers import PreTrainedTokenizerBase
 
-from pine.segments import Ids
+from kvedit.segments import Ids
 from server.errors import EngineError, PlanError
 from server.text.literal import MARK, check_shown_once
 from server.text.vocabulary import BYTE_TOKEN, SPACE

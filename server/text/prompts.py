@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from pine.segments import Ids, Segments
+from kvedit.segments import Ids, Segments
 from server.errors import PlanError
 from server.job import Cut
 from server.prompt import ChatPrompt, DocumentSet, Part, Prompt, TextPrompt, TokenPrompt

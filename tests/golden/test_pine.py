@@ -19,9 +19,9 @@ from kvedit.executors.cpu import groups, joint
 from kvedit.executors.torch import TorchExecutor
 from kvedit.hf import Door, open_door
 from kvedit.ranking import nearest_first
+from kvedit.segments import Segments
 from pine.explanation import Explanation
 from pine.reading import PineReading
-from pine.segments import Segments
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden" / "pine"
 TOLERANCE = 2e-5

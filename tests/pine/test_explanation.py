@@ -8,9 +8,9 @@ from reads import HALF, Vectors, each_executor, read, vectors
 from kvedit.executors import Executor
 from kvedit.hf import open_door
 from kvedit.reading import Layer
+from kvedit.segments import Segments
 from pine.explanation import Explanation
 from pine.reading import PineReading
-from pine.segments import Segments
 
 DOCUMENTS = tuple(tuple(range(d, d + 20 + d)) for d in range(5))
 

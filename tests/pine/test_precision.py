@@ -14,7 +14,7 @@ from benchmarks.precision import STORIES, Stock, off, rows_of
 from kvedit.executors.torch import TorchExecutor
 from kvedit.hf import open_door
 from kvedit.reading import Layer
-from pine.segments import Segments
+from kvedit.segments import Segments
 
 MARGIN = 1.1
 LOGITS_MARGIN = 1.25  # layers amplify rounding by chance, ours and stock's: medians move by a tenth

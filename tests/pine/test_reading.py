@@ -18,8 +18,8 @@ from kvedit.executors.cpu import groups
 from kvedit.executors.cpu.executor import CpuExecutor
 from kvedit.hf import Door, open_door
 from kvedit.reading import Layer, LayerKind
+from kvedit.segments import Segments
 from pine.reading import PineReading
-from pine.segments import Segments
 
 NEAR = 2e-5
 LAYER = Layer(0, HALF, 0.5)

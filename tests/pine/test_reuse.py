@@ -9,10 +9,10 @@ import torch
 from models import tiny_llama
 
 from kvedit.hf import Door, open_door
+from kvedit.segments import Segments
 from kvedit.shelf import Shelf
 from pine.reading import PineReading
 from pine.reuse import SMALLEST_BLOCK, SMALLEST_PREFIX, Piece
-from pine.segments import Segments
 
 PREFIX = tuple(range(1, 71))
 DOCUMENTS = tuple(tuple(range(d, d + 20 + d)) for d in range(5))

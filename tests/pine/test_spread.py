@@ -13,9 +13,9 @@ from torch import Tensor
 
 from kvedit.executors.torch import TorchExecutor
 from kvedit.hf import Door, open_door
+from kvedit.segments import Segments
 from kvedit.shelf import Shelf
 from pine.reading import PineReading
-from pine.segments import Segments
 
 PREFIX = tuple(range(1, 71))
 DOCUMENTS = tuple(tuple(range(d, d + 20 + d)) for d in range(3))

@@ -16,10 +16,10 @@ from kvedit.executors.cpu.packed import PromptPack
 from kvedit.hf import Door, open_door
 from kvedit.plain import PlainReading
 from kvedit.reading import Layer, Reading
+from kvedit.segments import Segments
 from kvedit.shelf import Shelf
 from kvedit.sight import Rows
 from pine.reading import PineReading
-from pine.segments import Segments
 
 
 @pytest.fixture(autouse=True)

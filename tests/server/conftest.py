@@ -12,8 +12,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from kvedit.reading import LayerKind, Reading
+from kvedit.segments import Segments
 from kvedit.shelf import Shelf
-from pine.segments import Segments
 from server.chunk import Chunk
 from server.engines import readings
 from server.engines.hf import HfEngine

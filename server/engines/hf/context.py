@@ -7,7 +7,7 @@ from collections import deque
 import torch
 from torch import Tensor
 
-from pine.segments import Ids
+from kvedit.segments import Ids
 from server.engines.hf.forward import Forward
 
 

@@ -12,9 +12,9 @@ from specs import PINE
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from kvedit.plain import PlainReading
+from kvedit.segments import Segments
 from kvedit.shelf import Shelf
 from pine.reading import PineReading
-from pine.segments import Segments
 from server.chunk import Chunk
 from server.job import Sampling, Work
 from server.prompt import ChatPrompt, Message, Part, TextPrompt, TokenPrompt

@@ -17,9 +17,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from kvedit.hf import Door, open_door
 from kvedit.plain import PlainReading
 from kvedit.reading import Layer
+from kvedit.segments import Segments
 from kvedit.shelf import Shelf
 from kvedit.sight import Rows
-from pine.segments import Segments
 from pocket import WEIGHTS
 from server.chunk import Chunk
 from server.engines.hf import HfEngine

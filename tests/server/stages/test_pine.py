@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from kvedit.segments import Segments
 from kvedit.shelf import Shelf
 from pine.reading import PineReading
-from pine.segments import Segments
 from server.engines.readings import build
 from server.errors import PlanError
 from server.job import Job, ReadingSpec, Reply, Sampling

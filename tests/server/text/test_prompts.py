@@ -11,7 +11,7 @@ from specs import PINE
 from tokenizers import Tokenizer, decoders, models
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from pine.segments import Ids, Segments
+from kvedit.segments import Ids, Segments
 from server.engines.hf import HfEngine
 from server.errors import EngineError, PlanError
 from server.job import Sampling, Work

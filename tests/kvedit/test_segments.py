@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pine.segments import Segments
+from kvedit.segments import Segments
 
 ids = st.lists(st.integers(0, 9), min_size=1, max_size=4).map(tuple)
 
