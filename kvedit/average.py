@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from kvedit.orders import Order
-from kvedit.reading import Layer, LayerKind, unreadable
+from kvedit.reading import Layer, LayerKind, between, unreadable
 from kvedit.reuse import Reuse
 from kvedit.segments import Ids, Segments
 from kvedit.shelf import Shelf
@@ -74,7 +74,7 @@ class AverageReading:
         self._reuse = Reuse(("average", self.orders), segments, shelf)
         self._pieces: dict[int, Piece] = {}
         self._prefix, self._end = len(segments.prefix), segments.end
-        self._borders: tuple[int, ...] | None = None
+        self._cuts: tuple[int, ...] | None = None
         self._read = 0  # tokens of an order, with the prefix, that were spread
         self._done = (0, 0)  # of them, those of the forward that runs, or ran last
         self._kept = (0, 0)
@@ -84,14 +84,14 @@ class AverageReading:
         """Return why a model cannot be read so: no more than what the gate says of a layer."""
         return unreadable(layers)
 
-    def borders(self, length: int) -> tuple[int, ...]:
+    def pieces(self, length: int) -> tuple[range, ...]:
         """Cut after the prefix and after the documents; begin after what is at hand."""
-        if self._borders is None:
+        if self._cuts is None:
             kept, begin = self._reuse.at_hand(Piece)
             self._pieces = {index: piece.cut() for index, piece in kept.items()}
-            self._borders = tuple(cut for cut in self._reuse.cuts if cut >= begin)
+            self._cuts = tuple(cut for cut in self._reuse.cuts if cut >= begin)
             self._read = begin
-        return self._borders
+        return between(self._cuts, length)
 
     def spread(self, ids: Tensor) -> tuple[Tensor, list[int]]:
         """Return the tokens of a forward: the prefix once, the rest for every order side by side.

@@ -43,9 +43,9 @@ class GroupPositionReading:
         """Return why a model cannot be read so: every layer must see the whole text."""
         return whole_text(layers)
 
-    def borders(self, length: int) -> tuple[int, ...]:
+    def pieces(self, length: int) -> tuple[range, ...]:
         """Return one forward of everything."""
-        return (0,)
+        return (range(length),)
 
     def rows(self, layer: Layer, key: Tensor, value: Tensor) -> Sequence[Rows]:
         """Append to both groups; the source never looks at the target."""

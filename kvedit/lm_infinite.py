@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from kvedit.plain import PlainReading
-from kvedit.reading import Layer, LayerKind, unreadable
+from kvedit.reading import Layer, LayerKind, between, unreadable
 from kvedit.sight import Rows, Sight
 from kvedit.spans import Span
 from kvedit.visibility import beyond, causal, within
@@ -38,9 +38,9 @@ class LmInfiniteReading:
         """Return why a model cannot be read so: no more than what the gate says of a layer."""
         return unreadable(layers)
 
-    def borders(self, length: int) -> tuple[int, ...]:
+    def pieces(self, length: int) -> tuple[range, ...]:
         """Cut a prompt into chunks, so that memory is bounded by the window."""
-        return tuple(range(0, length, self._chunk))
+        return between(range(0, length, self._chunk), length)
 
     def rows(self, layer: Layer, key: Tensor, value: Tensor) -> Sequence[Rows]:
         """Append to the ring, which drops what nobody sees any more."""

@@ -45,9 +45,9 @@ class PlainReading:
         """Return why a model cannot be read so: no more than what the gate says of a layer."""
         return unreadable(layers)
 
-    def borders(self, length: int) -> tuple[int, ...]:
+    def pieces(self, length: int) -> tuple[range, ...]:
         """Return one forward of everything."""
-        return (0,)
+        return (range(length),)
 
     def rows(self, layer: Layer, key: Tensor, value: Tensor) -> Sequence[Rows]:
         """Append to the span, and look at it causally; through the window, if the layer has one."""

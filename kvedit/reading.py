@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -55,13 +56,14 @@ class Reading(Protocol):
         """Return why a model of these layers cannot be read so, or None."""
         ...
 
-    def borders(self, length: int) -> tuple[int, ...]:
-        """Return where the forwards of a prompt begin, ascending, in tokens of the prompt.
+    def pieces(self, length: int) -> tuple[range, ...]:
+        """Return which tokens of a prompt each of its forwards reads, ascending; at least the last.
 
         length  tokens of the prompt
 
-        (0,) is one forward of everything; (0, 5, 90) are three; (90,) says that the first 90 tokens
-        are cached already. The cuts depend on the prompt alone, so that a cache changes no bit.
+        Of 99 tokens, 0..99 is one forward of everything; 0..5, 5..90 and 90..99 are three; 5..40
+        and 90..99 say that the other tokens are cached already. Where it is cut depends on the
+        prompt alone, so that a cache changes no bit.
         """
         ...
 
@@ -76,6 +78,11 @@ class Reading(Protocol):
     def report(self) -> Mapping[str, Any]:
         """Return what the reading has to say of this sequence, for the reply's notes."""
         ...
+
+
+def between(cuts: Sequence[int], length: int) -> tuple[range, ...]:
+    """Return the pieces of a prompt that is cut at some places: 0 and 5 of 9 give 0..5, 5..9."""
+    return tuple(range(first, last) for first, last in pairwise((*cuts, length)))
 
 
 def whole_text(layers: Sequence[LayerKind]) -> str | None:

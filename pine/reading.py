@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from kvedit.pages import Pages
-from kvedit.reading import Layer, LayerKind, whole_text
+from kvedit.reading import Layer, LayerKind, between, whole_text
 from kvedit.reuse import Reuse
 from kvedit.segments import Segments
 from kvedit.shelf import Shelf
@@ -66,7 +66,7 @@ class PineReading:
         self._suffixes: dict[int, Span] = {}
         self._behind: dict[int, Sights] = {}  # what suffix tokens see
         self._prefix, self._end = len(segments.prefix), segments.end
-        self._borders: tuple[int, ...] | None = None
+        self._cuts: tuple[int, ...] | None = None
         self._forward = (0, 0)  # tokens of the forward that runs, or ran last
 
     @staticmethod
@@ -74,12 +74,12 @@ class PineReading:
         """Return why a model cannot be read so: every layer must see the whole text."""
         return whole_text(layers)
 
-    def borders(self, length: int) -> tuple[int, ...]:
+    def pieces(self, length: int) -> tuple[range, ...]:
         """Cut after the prefix and after the documents; begin after what is at hand."""
-        if self._borders is None:
+        if self._cuts is None:
             self._pieces, begin = self._reuse.at_hand(Piece)
-            self._borders = tuple(cut for cut in self._reuse.cuts if cut >= begin)
-        return self._borders
+            self._cuts = tuple(cut for cut in self._reuse.cuts if cut >= begin)
+        return between(self._cuts, length)
 
     def rows(self, layer: Layer, key: Tensor, value: Tensor) -> Sequence[Rows]:
         """Cache a piece of the prompt, or what follows it, and say what it looks at.

@@ -24,8 +24,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from kvedit.hf import open_door
-from pine.reading import PineReading
 from kvedit.segments import Segments
+from pine.reading import PineReading
 from pocket import WEIGHTS, data
 
 SIZES = (5, 10, 20)  # documents

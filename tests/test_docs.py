@@ -12,7 +12,7 @@ from oracles import Rotary, attention_at, seen_in_window
 from torch import Tensor
 
 from kvedit.executors.cpu.executor import CpuExecutor
-from kvedit.reading import Layer, LayerKind, Reading, whole_text
+from kvedit.reading import Layer, LayerKind, Reading, between, whole_text
 from kvedit.rotary import RotaryGeometry
 from kvedit.sight import Rows, Sight
 from kvedit.spans import Span
@@ -28,7 +28,7 @@ def shown(name: str) -> dict[str, Any]:
     """Return what the first listing of a document defines."""
     listing = re.search(r"```python\n(.*?)```", (DOCS / name).read_text(), re.DOTALL)
     assert listing is not None
-    defined: dict[str, Any] = {**globals(), "whole_text": whole_text}
+    defined: dict[str, Any] = {**globals(), "whole_text": whole_text, "between": between}
     exec(listing[1], defined)
     return defined
 

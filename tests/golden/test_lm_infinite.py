@@ -45,7 +45,7 @@ def with_executor(door: Door, executor: Executor) -> Door:
 def read(door: Door, ids: np.ndarray, reading: LmInfiniteReading) -> np.ndarray:
     """Return the logits of all tokens: the prompt as it is cut, the rest one by one."""
     tokens = torch.tensor(ids).view(1, -1)
-    ends = [*reading.borders(PROMPT), *range(PROMPT, tokens.shape[1] + 1)]
+    ends = [*(piece.start for piece in reading.pieces(PROMPT)), *range(PROMPT, tokens.shape[1] + 1)]
     pieces = [tokens[:, first:last] for first, last in pairwise(ends)]
     logits: np.ndarray = torch.cat([door.forward(piece, reading, 0) for piece in pieces], 1)[
         0

@@ -147,5 +147,5 @@ def test_the_two_groups_need_layers_that_see_the_whole_text() -> None:
 
 
 def test_one_forward_of_everything() -> None:
-    assert GroupPositionReading(0).borders(5000) == (0,)
+    assert GroupPositionReading(0).pieces(5000) == (range(5000),)
     assert GroupPositionReading(0).report() == {"group-positions": {"source": 0, "target": 0}}

@@ -132,8 +132,8 @@ def test_layers_that_are_windows_are_left_alone(executor: Executor) -> None:
 
 def test_a_prompt_is_read_in_chunks() -> None:
     reading = LmInfiniteReading(4, 16, 16, chunk=100)
-    assert reading.borders(100) == (0,)
-    assert reading.borders(250) == (0, 100, 200)
+    assert reading.pieces(100) == (range(100),)
+    assert reading.pieces(250) == (range(100), range(100, 200), range(200, 250))
 
 
 def test_what_is_out_of_sight_is_reported() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
 
 import pytest
 import torch
@@ -35,13 +34,13 @@ def prompt(
 def answer(door: Door, segments: Segments, shelf: Shelf | None) -> tuple[list[torch.Tensor], int]:
     """Return the logits of the prompt's last token and of three more, and what was cached."""
     reading, found = PineReading(segments, shelf), []
-    borders = reading.borders(len(segments.ids))
-    for first, last in pairwise([*borders, len(segments.ids)]):
-        logits = door.forward(torch.tensor([segments.ids[first:last]]), reading)
+    pieces = reading.pieces(len(segments.ids))
+    for piece in pieces:
+        logits = door.forward(torch.tensor([segments.ids[piece.start : piece.stop]]), reading)
     for _ in range(3):
         found.append(logits[0, -1])
         logits = door.forward(logits[0, -1].argmax().view(1, 1), reading)
-    return [*found, logits[0, -1]], borders[0]
+    return [*found, logits[0, -1]], pieces[0].start
 
 
 def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
@@ -93,22 +92,22 @@ def test_a_full_shelf_only_costs_time(door: Door) -> None:
     assert same(one, other)
 
 
-def borders(prefix: int, document: int, suffix: int) -> tuple[int, ...]:
+def cuts(prefix: int, document: int, suffix: int) -> tuple[int, ...]:
     segments = Segments((1,) * prefix, ((2,) * document,), (3,) * suffix)
-    return PineReading(segments).borders(len(segments.ids))
+    return tuple(piece.start for piece in PineReading(segments).pieces(len(segments.ids)))
 
 
 def test_small_prompts_are_not_cut() -> None:
-    assert borders(1, 2, 1) == (0,)
-    assert borders(SMALLEST_PREFIX - 1, 9, 1) == (0,)
-    assert borders(SMALLEST_PREFIX, 9, 1) == (0, SMALLEST_PREFIX)
-    assert borders(9, SMALLEST_BLOCK - 9, 1) == (0, SMALLEST_BLOCK)
+    assert cuts(1, 2, 1) == (0,)
+    assert cuts(SMALLEST_PREFIX - 1, 9, 1) == (0,)
+    assert cuts(SMALLEST_PREFIX, 9, 1) == (0, SMALLEST_PREFIX)
+    assert cuts(9, SMALLEST_BLOCK - 9, 1) == (0, SMALLEST_BLOCK)
 
 
 def test_where_nothing_comes_behind_the_block_it_is_not_cut_off() -> None:
     """There a forward of no tokens would follow, and give no logits."""
-    assert borders(70, 200, 0) == (0, 70)
-    assert borders(9, 200, 0) == (0,)
+    assert cuts(70, 200, 0) == (0, 70)
+    assert cuts(9, 200, 0) == (0,)
 
 
 def test_the_same_documents_behind_another_prefix_are_another_block(door: Door) -> None:

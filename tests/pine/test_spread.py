@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -43,16 +42,16 @@ def answer(door: Door, order: tuple[int, ...], shelf: Shelf | None = None) -> An
     documents = tuple(DOCUMENTS[index] for index in order)
     segments = Segments(PREFIX, documents, QUESTION).canonical()
     reading, found = PineReading(segments, shelf, explain=True), []
-    borders = reading.borders(len(segments.ids))
-    for first, last in pairwise([*borders, len(segments.ids)]):
-        piece = torch.tensor([segments.ids[first:last]], device=door.device)
-        logits = door.forward(piece, reading, 1 if last == len(segments.ids) else None)
+    pieces = reading.pieces(len(segments.ids))
+    for each in pieces:
+        piece = torch.tensor([segments.ids[each.start : each.stop]], device=door.device)
+        logits = door.forward(piece, reading, 1 if each is pieces[-1] else None)
     for _ in range(3):
         found.append(logits.cpu())
         logits = door.forward(logits[:, -1].argmax(-1, keepdim=True), reading)
     importance = reading.report()["pine"]["importance"]
     told = {index: importance[place] for place, index in enumerate(order)}
-    return [*found, logits.cpu()], told, borders[0]
+    return [*found, logits.cpu()], told, pieces[0].start
 
 
 def check(spread: Door, plain: Door) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -46,11 +45,10 @@ class Context:
         if self._prompt is None:
             return
         ids, self._prompt = self._prompt, None
-        borders = self.forward.borders(len(ids))
-        self.cached = borders[0]
+        pieces = self.forward.pieces(len(ids))
+        self.cached = len(ids) - sum(map(len, pieces))
         self._pieces += [
-            torch.tensor([ids[start:end]], device=self.device)
-            for start, end in pairwise((*borders, len(ids)))
+            torch.tensor([ids[piece.start : piece.stop]], device=self.device) for piece in pieces
         ]
 
     @property

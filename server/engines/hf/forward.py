@@ -25,8 +25,8 @@ class Forward(Protocol):
         """Return whether its next tokens may be read in one forward with other sequences'."""
         ...
 
-    def borders(self, length: int) -> tuple[int, ...]:
-        """Return where the forwards of a prompt begin (see `kvedit.reading.Reading`)."""
+    def pieces(self, length: int) -> tuple[range, ...]:
+        """Return which tokens of a prompt its forwards read (see `kvedit.reading.Reading`)."""
         ...
 
     def read(self, ids: Tensor, keep: int | None) -> Tensor:
@@ -95,9 +95,9 @@ class StockForward:
         """Return whether the door is open; choices of one prompt share their prefill instead."""
         return self._open and (self._cache is not None or self._prefill.single)
 
-    def borders(self, length: int) -> tuple[int, ...]:
+    def pieces(self, length: int) -> tuple[range, ...]:
         """Return one forward of everything."""
-        return (0,)
+        return (range(length),)
 
     def read(self, ids: Tensor, keep: int | None) -> Tensor:
         """Read the prompt, then what follows it (see `Forward`)."""
@@ -137,9 +137,9 @@ class ReadingForward:
         self._door = door
         self._reading = reading
 
-    def borders(self, length: int) -> tuple[int, ...]:
-        """Return where the reading wants the prompt cut."""
-        return self._reading.borders(length)
+    def pieces(self, length: int) -> tuple[range, ...]:
+        """Return what of the prompt the reading wants to read, forward by forward."""
+        return self._reading.pieces(length)
 
     def read(self, ids: Tensor, keep: int | None) -> Tensor:
         """Read a piece of the prompt, or one more token (see `Forward`)."""
@@ -170,9 +170,9 @@ class AverageForward:
         self._reading = reading
         self._probabilities = probabilities
 
-    def borders(self, length: int) -> tuple[int, ...]:
+    def pieces(self, length: int) -> tuple[range, ...]:
         """Return where the reading wants the prompt cut."""
-        return self._reading.borders(length)
+        return self._reading.pieces(length)
 
     def read(self, ids: Tensor, keep: int | None) -> Tensor:
         """Read a piece of the prompt, or one more token, in every order.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from kvedit.plain import PlainReading
-from kvedit.reading import Layer
+from kvedit.reading import Layer, between
 from kvedit.sight import Rows
 from server.chunk import Chunk, Scored
 from server.engines.hf import HfEngine
@@ -336,8 +336,8 @@ class Cut(PlainReading):
         super().__init__()
         self._borders = borders
 
-    def borders(self, length: int) -> tuple[int, ...]:
-        return self._borders
+    def pieces(self, length: int) -> tuple[range, ...]:
+        return between(self._borders, length)
 
 
 Cutter = Callable[..., Work]
