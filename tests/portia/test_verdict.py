@@ -119,6 +119,17 @@ def test_equal_answers_and_equal_values_prefer_nobody() -> None:
     assert decide(twins, ["same", "same", "bad"]).preferred is None
 
 
+def test_a_lead_that_two_scores_cannot_tell_is_still_one() -> None:
+    a1, b1 = -9.74697442173512, -28.333453831098335
+    a2, b2 = -20.790833038842337, -2.2043536294791197
+    found = []
+    for texts in ("xy", "yx"):
+        verdict = decide([Vote((0, 1), 0, (a1, b1)), Vote((1, 0), 1, (b2, a2))], texts)
+        assert [score for _, score in verdict.ranking] == [0.0, 0.0]
+        found.append((verdict.preferred, verdict.margin))
+    assert found == [(1, 1.7763568394002505e-15)] * 2
+
+
 def test_what_could_not_be_read_is_no_tie_by_margin() -> None:
     votes = [Vote((0, 1), None, (-1.0, -1.1)), Vote((1, 0), 0, (-1.1, -1.0))]
     verdict = decide(votes, ["x", "y"], tie_margin=5.0)
