@@ -82,10 +82,14 @@ class TextPrompt:
 
 @dataclass(frozen=True)
 class ChatPrompt:
-    """Messages for the model's chat template."""
+    """Messages for the model's chat template.
+
+    continued  the answer goes on where the last message ends, instead of beginning a new one
+    """
 
     messages: tuple[Message, ...]
     tools: tuple[Mapping[str, Any], ...] = ()
+    continued: bool = False
 
     @cached_property
     def sets(self) -> tuple[DocumentSet, ...]:

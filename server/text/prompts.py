@@ -177,7 +177,11 @@ class Encoder:
         return _joined(prompt.parts) if isinstance(prompt, TextPrompt) else self._render(prompt)
 
     def _render(self, prompt: ChatPrompt) -> str:
-        """Render the chat template."""
+        """Render the chat template; of a prompt to be continued, up to where its last text ends.
+
+        A mark says where that is: transformers' own `continue_final_message` drops white space from
+        the end where a template trims, and with it the token that the caller chose.
+        """
         if not self._tokenizer.chat_template:
             raise PlanError(
                 "model must have a chat template for chat, got a tokenizer without one; "
@@ -188,16 +192,21 @@ class Encoder:
             for each in prompt.messages
         ]
         tools: list[Any] | None = [dict(tool) for tool in prompt.tools] or None
+        end = ""
+        if prompt.continued:
+            _check_continued(prompt)
+            end = new_mark()
+            messages[-1]["content"] += end
         try:
             text = self._tokenizer.apply_chat_template(
-                messages, tools=tools, tokenize=False, add_generation_prompt=True
+                messages, tools=tools, tokenize=False, add_generation_prompt=not prompt.continued
             )
         except (TemplateError, TypeError, ValueError) as error:
             raise PlanError(
                 f"messages must suit the model's chat template, got: {error}; change them",
                 param="messages",
             ) from error
-        return str(text)
+        return _before(str(text), end) if end else str(text)
 
     def _tokenise(self, texts: Sequence[str], *, opening: bool = False) -> list[Ids]:
         """Tokenise each text on its own; PlanError at once if they cannot fit the context."""
@@ -236,6 +245,27 @@ def overflow(limit: int, prompt: int | str, new: int | None = None) -> PlanError
 
 def _joined(parts: Iterable[Part]) -> str:
     return "".join(part.text for part in parts)
+
+
+def _check_continued(prompt: ChatPrompt) -> None:
+    """Refuse to continue a message that goes on after its text (PlanError)."""
+    if prompt.messages[-1].extra.get("tool_calls"):
+        raise PlanError(
+            "continue_final_message must have a last message of text alone, got one with "
+            "tool_calls; remove them",
+            param="continue_final_message",
+        )
+
+
+def _before(text: str, mark: str) -> str:
+    """Return what stands before a mark (PlanError if the chat template did not show it once)."""
+    if text.count(mark) != 1:
+        raise PlanError(
+            "chat template must show the last message once for it to be continued, got it "
+            f"{text.count(mark)} times; leave continue_final_message out",
+            param="continue_final_message",
+        )
+    return text.partition(mark)[0]
 
 
 def _only_set(prompt: TextPrompt | ChatPrompt) -> DocumentSet:
