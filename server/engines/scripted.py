@@ -146,7 +146,7 @@ def content_judge(logit: Callable[[str, int], float], tie: float = -9.0) -> Scri
     """Return a judge whose logits depend on an answer's text and its slot, in every form.
 
     logit  called with an answer's text and its slot
-    tie    logit of the tie label
+    tie    logit of the tie label, where the prompt has one
     """
 
     def script(prompt: str, sampling: Sampling) -> Answer:
@@ -158,9 +158,11 @@ def content_judge(logit: Callable[[str, int], float], tie: float = -9.0) -> Scri
             found = Answer(" ".join(str(_points(each)) for each in logits.values()))
         elif "is much better" in task:
             lead = fsum((1, -1)[slot] * each for slot, each in enumerate(logits.values()))
-            found = chosen({str(3 - point): -abs(lead - point) for point in (2, 1, 0, -1, -2)})
+            steps = (2, 1, 0, -1, -2) if "both are" in task else (2, 1, -1, -2)
+            points = {str(place): -abs(lead - step) for place, step in enumerate(steps, 1)}
+            found = chosen(points)
         else:
-            found = chosen({**logits, "T": tie})
+            found = chosen({**logits, "T": tie} if "for a tie" in task else logits)
         if "Verdict:" in task:
             return Answer(f"They differ.\nVerdict: [[{found.text}]]")
         return found

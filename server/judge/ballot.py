@@ -50,6 +50,8 @@ class Ballot:
     evidence        True = the model explains first and ends with its verdict
     parts           each candidate cut into as many parts, shown in turn; () = whole
     debate          statements shown besides the candidates
+    ties            True = the judge may say that none is best
+    tie_margin      a debiased margin up to this is a tie, in the form's unit; None = calls say so
     """
 
     question: str
@@ -67,6 +69,8 @@ class Ballot:
     evidence: bool = False
     parts: tuple[tuple[str, ...], ...] = ()
     debate: tuple[Statement, ...] = ()
+    ties: bool = True
+    tie_margin: float | None = None
 
     @property
     def slots(self) -> tuple[int, ...]:
@@ -96,7 +100,7 @@ class Sample:
 class Call:
     """One call of a judge: the ballot shown, and what the model made of it.
 
-    labels    by slot the candidate's letter; then T for a tie, where the form has it
+    labels    by slot the candidate's letter; then T for a tie, where it may be said
     logprobs  natural-log probability of what may be said, or None where it was not asked for
     verdict   what was said: a letter, a point, scores; None if the answer could not be read
     choice    the slot that this prefers, TIE, or None

@@ -17,6 +17,7 @@ from portia.verdict import TIE
 from server.errors import EngineError
 from server.judge.ballot import Ballot, Call, Case
 from server.judge.calibration import BiasKey
+from server.judge.forms import FORMS
 from server.judge.letters import TIE as TIE_LABEL
 from server.judge.template import built_in
 
@@ -25,12 +26,14 @@ log = logging.getLogger("evenhand")
 
 
 def key(case: Case, ballot: Ballot) -> BiasKey:
-    """Return what the bias is a property of."""
+    """Return what the bias is a property of; a prompt that names no tie is another prompt."""
     template = ballot.template
     if template not in built_in():
         template = hashlib.sha256(template.encode("utf-8", "surrogatepass")).hexdigest()[:32]
     reading = "set" if ballot.as_documents else "plain"
-    return BiasKey(case.fingerprint, template, ballot.form, ballot.lettering, reading)
+    forced = FORMS[ballot.form].forced and not ballot.ties
+    form = f"{ballot.form} without ties" if forced else ballot.form
+    return BiasKey(case.fingerprint, template, form, ballot.lettering, reading)
 
 
 def lead(call: Call) -> float:

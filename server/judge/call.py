@@ -41,7 +41,7 @@ def _sampling(sampling: Sampling, ballot: Ballot, offers: frozenset[Ability]) ->
         return replace(sampling, max_tokens=sampling.max_tokens or EVIDENCE_TOKENS)
     return replace(
         sampling,
-        labels=form.labels(known) if "logprobs" in offers else (),
+        labels=form.labels(known, ballot.ties) if "logprobs" in offers else (),
         grammar=form.grammar(known) if "grammar" in offers else None,
         max_tokens=sampling.max_tokens or form.tokens(known),
     )
@@ -65,21 +65,21 @@ def read(ballot: Ballot, chunks: Sequence[Chunk]) -> Call:
     form, known = FORMS[ballot.form], letters(ballot)
     answers = _answers(chunks)
     labels = next((chunk.labels for chunk in chunks if chunk.labels is not None), None)
-    names = form.labels(known)
+    names = form.labels(known, ballot.ties)
     logprobs = None if labels is None else {name: max(labels[name], LEAST) for name in names}
     if ballot.evidence:
         said = [_ended(ballot, answer) for answer in answers]
     elif logprobs is not None:
         said = [form.weigh(logprobs, known, ballot.min_label_mass)]
     else:
-        said = [form.parse(_text(answer), known) for answer in answers]
+        said = [form.parse(_text(answer), known, ballot.ties) for answer in answers]
     found = said[0] if len(said) == 1 else majority(said)
     texts = [_text(answer) for answer in answers]
     samples = [Sample(each.verdict, text) for each, text in zip(said, texts, strict=True)]
     shown = next((sample.text for sample in samples if sample.verdict == found.verdict), texts[0])
     return Call(
         ballot=ballot,
-        labels=(*known, TIE_LABEL) if ballot.form == "relation" else known,
+        labels=(*known, TIE_LABEL) if ballot.form == "relation" and ballot.ties else known,
         logprobs=logprobs,
         verdict=found.verdict,
         choice=found.choice,
@@ -106,7 +106,7 @@ def _ended(ballot: Ballot, answer: Sequence[Chunk]) -> Said:
     """Read an explanation; one that was cut off has no last line."""
     if not answer or answer[-1].finish_reason != "stop":
         return Said()
-    return concluded(FORMS[ballot.form], _text(answer), letters(ballot))
+    return concluded(FORMS[ballot.form], _text(answer), letters(ballot), ballot.ties)
 
 
 def _usage(answers: Sequence[Sequence[Chunk]]) -> Usage:

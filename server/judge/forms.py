@@ -22,7 +22,14 @@ from server.judge.ballot import FormName
 
 LEAST = math.log(5e-324)  # a probability of zero has no logarithm on the wire: the least float's
 SCORES = (1, 10)
-POINTS = ("1", "2", "3", "4", "5")  # 1 = the first is much better, 3 = a tie
+# What each point of the ordinal scale says of the first's lead, in points: with a middle for a tie,
+# and without. A step means the same on both, so leads can be compared.
+LEADS: Mapping[bool, Mapping[str, int]] = MappingProxyType(
+    {
+        True: MappingProxyType({"1": 2, "2": 1, "3": 0, "4": -1, "5": -2}),
+        False: MappingProxyType({"1": 2, "2": 1, "3": -1, "4": -2}),
+    }
+)
 
 Letters = tuple[str, ...]
 
@@ -42,20 +49,22 @@ class Said:
 
 
 class Form(Protocol):
-    """One way to compare.
+    """One way to compare; `ties` says whether the judge may answer that none is best.
 
-    unit  of the values: nats or points
-    most  candidates at most, or None
+    unit    of the values: nats or points
+    most    candidates at most, or None
+    forced  True = what is asked depends on `ties`
     """
 
     unit: str
     most: int | None
+    forced: bool
 
-    def task(self, letters: Letters) -> tuple[str, str, str]:
+    def task(self, letters: Letters, ties: bool) -> tuple[str, str, str]:
         """Return what to decide, how to answer, and what stands for a verdict after evidence."""
         ...
 
-    def labels(self, letters: Letters) -> tuple[str, ...]:
+    def labels(self, letters: Letters, ties: bool) -> tuple[str, ...]:
         """Return what an answer of one token may be; empty = it takes more than one."""
         ...
 
@@ -71,7 +80,7 @@ class Form(Protocol):
         """Read the probabilities of the labels; below `least_mass` in sum there is no verdict."""
         ...
 
-    def parse(self, text: str, letters: Letters) -> Said:
+    def parse(self, text: str, letters: Letters, ties: bool) -> Said:
         """Read a text, which must be an answer and nothing else."""
         ...
 
@@ -81,18 +90,20 @@ class Relation:
 
     unit = "nats"
     most: int | None = None
+    forced = True
 
-    def task(self, letters: Letters) -> tuple[str, str, str]:
+    def task(self, letters: Letters, ties: bool) -> tuple[str, str, str]:
         """Return the question and the two ways to answer it."""
+        tied = f", or {lettering.TIE} for a tie" if ties else ""
         return (
             "Which answer is best?",
-            "Reply with its letter, or T for a tie.",
-            "X is the letter of the best answer, or T for a tie",
+            f"Reply with its letter{tied}.",
+            f"X is the letter of the best answer{tied}",
         )
 
-    def labels(self, letters: Letters) -> tuple[str, ...]:
+    def labels(self, letters: Letters, ties: bool) -> tuple[str, ...]:
         """Return the letters, then the tie's."""
-        return (*letters, lettering.TIE)
+        return (*letters, lettering.TIE) if ties else letters
 
     def tokens(self, letters: Letters) -> int:
         """Return 1."""
@@ -106,12 +117,12 @@ class Relation:
         values = tuple(logprobs[letter] for letter in letters)
         return self._said(greatest(logprobs, least_mass), letters, values)
 
-    def parse(self, text: str, letters: Letters) -> Said:
+    def parse(self, text: str, letters: Letters, ties: bool) -> Said:
         """Read `A`, `(A)`, `[[A]]` or `A.`."""
         pattern = r"(?:\[\[([A-Z])\]\]|\(([A-Z])\)|([A-Z]))[.,:;!)]?"
         match = re.fullmatch(pattern, text.strip())
         label = next((group for group in match.groups() if group), None) if match else None
-        return self._said(label if label in self.labels(letters) else None, letters, None)
+        return self._said(label if label in self.labels(letters, ties) else None, letters, None)
 
     def _said(self, label: str | None, letters: Letters, values: tuple[float, ...] | None) -> Said:
         if label is None:
@@ -120,12 +131,16 @@ class Relation:
 
 
 class Score:
-    """A number from 1 to 10 for each candidate; values are these points."""
+    """A number from 1 to 10 for each candidate; values are these points.
+
+    Equal scores are nobody's best whether ties are asked for or not: numbers name none.
+    """
 
     unit = "points"
     most: int | None = None
+    forced = False
 
-    def task(self, letters: Letters) -> tuple[str, str, str]:
+    def task(self, letters: Letters, ties: bool) -> tuple[str, str, str]:
         """Return the question and the two ways to answer it."""
         order = f"in the order {', '.join(letters)}, separated by spaces"
         return (
@@ -134,7 +149,7 @@ class Score:
             f"X are the scores, {order}",
         )
 
-    def labels(self, letters: Letters) -> tuple[str, ...]:
+    def labels(self, letters: Letters, ties: bool) -> tuple[str, ...]:
         """Return nothing: several numbers are several tokens."""
         return ()
 
@@ -151,7 +166,7 @@ class Score:
         """Raise: there are no labels to weigh."""
         raise NotImplementedError("scores are read from the text")
 
-    def parse(self, text: str, letters: Letters) -> Said:
+    def parse(self, text: str, letters: Letters, ties: bool) -> Said:
         """Read `8 6.5`, `8, 6` or `8/10 6/10`, also in brackets, in the order of the slots."""
         bare = re.sub(r"^\[\[(.*)\]\]$", r"\1", text.strip().removesuffix("."), flags=re.DOTALL)
         found = re.split(r"\s*,\s*|\s+", bare.strip())
@@ -168,26 +183,32 @@ class Score:
 class Likert:
     """One point on a scale between two candidates; a value is half the lead, in points.
 
-    The lead of the first is 3 minus the point: +2 much better, 0 a tie, -2 much worse. Exchanging
-    the candidates mirrors the scale. From probabilities it is the expected lead.
+    The lead of the first is +2 much better, +1 better, 0 a tie, -1 and -2 likewise. Exchanging the
+    candidates mirrors the scale. From probabilities it is the expected lead. Without ties the scale
+    has no middle: to leave it there and call it undecided would bring back what models say too
+    gladly.
     """
 
     unit = "points"
     most: int | None = 2
+    forced = True
 
-    def task(self, letters: Letters) -> tuple[str, str, str]:
+    def task(self, letters: Letters, ties: bool) -> tuple[str, str, str]:
         """Return the scale and the two ways to answer."""
         first, second = letters
-        return (
-            f"Which answer is better? 1 = {first} is much better, 2 = {first} is better, "
-            f"3 = both are equally good, 4 = {second} is better, 5 = {second} is much better.",
-            "Reply with the number.",
-            "X is the number",
-        )
+        meaning = {
+            2: f"{first} is much better",
+            1: f"{first} is better",
+            0: "both are equally good",
+            -1: f"{second} is better",
+            -2: f"{second} is much better",
+        }
+        scale = ", ".join(f"{point} = {meaning[lead]}" for point, lead in LEADS[ties].items())
+        return f"Which answer is better? {scale}.", "Reply with the number.", "X is the number"
 
-    def labels(self, letters: Letters) -> tuple[str, ...]:
+    def labels(self, letters: Letters, ties: bool) -> tuple[str, ...]:
         """Return the points of the scale."""
-        return POINTS
+        return tuple(LEADS[ties])
 
     def tokens(self, letters: Letters) -> int:
         """Return 1."""
@@ -198,27 +219,35 @@ class Likert:
 
     def weigh(self, logprobs: Mapping[str, float], letters: Letters, least_mass: float) -> Said:
         """Choose the more probable side; the verdict is the most probable point."""
+        leads = LEADS[len(logprobs) == len(LEADS[True])]
         most = max(logprobs.values())
-        chances = [math.exp(logprobs[point] - most) for point in POINTS]
-        lead = fsum(map(mul, chances, (2, 1, 0, -1, -2))) / fsum(chances)
+        chances = {point: math.exp(logprobs[point] - most) for point in leads}
+        lead = fsum(map(mul, chances.values(), leads.values())) / fsum(chances.values())
         values = (lead / 2, -lead / 2)
         if _mass(logprobs) < least_mass:
             return Said(values=values)
-        sides = [fsum(chances[:2]), fsum(chances[3:]), chances[2]]
+        sides = [
+            fsum(chance for point, chance in chances.items() if _side(leads[point]) == side)
+            for side in (0, 1, TIE)
+        ]
         best = [side for side, chance in enumerate(sides) if chance == max(sides)]
-        nearest_middle = sorted(POINTS, key=lambda point: abs(int(point) - 3))
+        nearest_middle = sorted(leads, key=lambda point: abs(leads[point]))
         point = max(nearest_middle, key=logprobs.__getitem__)
         return Said(point, best[0] if len(best) == 1 and best[0] < 2 else TIE, values)
 
-    def parse(self, text: str, letters: Letters) -> Said:
+    def parse(self, text: str, letters: Letters, ties: bool) -> Said:
         """Read `4`, `[[4]]` or `4.`."""
         match = re.fullmatch(r"(?:\[\[([1-5])\]\]|([1-5]))\.?", text.strip())
-        if match is None:
+        point = match and (match[1] or match[2])
+        if point is None or point not in LEADS[ties]:
             return Said()
-        point = match[1] or match[2]
-        lead = 3 - int(point)
-        choice = TIE if lead == 0 else 0 if lead > 0 else 1
-        return Said(point, choice, (lead / 2, -lead / 2))
+        lead = LEADS[ties][point]
+        return Said(point, _side(lead), (lead / 2, -lead / 2))
+
+
+def _side(lead: float) -> int:
+    """Return the slot that a lead of the first speaks for, or TIE."""
+    return TIE if lead == 0 else 0 if lead > 0 else 1
 
 
 FORMS: Mapping[FormName, Form] = MappingProxyType(
@@ -235,14 +264,14 @@ def greatest(logprobs: Mapping[str, float], least_mass: float) -> str | None:
     return best[0] if len(best) == 1 else lettering.TIE
 
 
-def concluded(form: Form, text: str, letters: Letters) -> Said:
+def concluded(form: Form, text: str, letters: Letters, ties: bool) -> Said:
     """Read a text that explains first: only its last line counts, `Verdict: [[X]]` and no more.
 
     What the text quotes before, from a candidate or from the task, cannot be taken for a verdict.
     """
     lines = text.rstrip().splitlines() or [""]
     match = re.fullmatch(r"\**(?:verdict:\**\s*)?\[\[(.{1,80})\]\]\**\.?", lines[-1].strip(), re.I)
-    return Said() if match is None else form.parse(match[1], letters)
+    return Said() if match is None else form.parse(match[1], letters, ties)
 
 
 def majority(said: Sequence[Said]) -> Said:

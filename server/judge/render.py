@@ -74,7 +74,7 @@ def render(ballot: Ballot) -> ChatPrompt:
 
 def task(ballot: Ballot) -> str:
     """Return what the judge is told to do."""
-    what, how, verdict = FORMS[ballot.form].task(letters(ballot))
+    what, how, verdict = FORMS[ballot.form].task(letters(ballot), ballot.ties)
     if not ballot.evidence:
         return f"{what} {how}"
     return (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PlainValidator
 
@@ -21,6 +21,9 @@ from server.protocol.replies import Head
 MOST_CANDIDATES = len(LETTERS)
 MOST_CALLS = 64
 MOST_ID = 256  # characters
+TAUGHT_TIES = "plain"  # the template that the embedded model was trained on, ties among its labels
+
+Ties = Literal["allow", "forbid", "auto"]
 
 
 def _candidates(value: object) -> tuple[Candidate, ...]:
@@ -68,6 +71,8 @@ class JudgeBody(Generation):
     form            relation (the best, or a tie), score (1 to 10 each), likert (a scale of 5)
     template        name of a built-in template, or an inline one with placeholders
     labels          fixed = A, B, ... by slot; random = letters drawn for every order from `seed`
+    ties            whether the judge may answer that none is best; auto = only of two candidates,
+                    and in the template whose model learnt to
     ranking         of more than two candidates: mean, kemeny or borda; None = kemeny up to 12
     stages          None = pine where the engine offers attention, else swap; [] = one plain call
     deterministic   None = true: a verdict does not depend on what else the server does
@@ -84,6 +89,7 @@ class JudgeBody(Generation):
     form: FormName | None = None
     template: str | None = None
     labels: Lettering | None = None
+    ties: Ties | None = None
     ranking: Method | None = None
     max_calls: int | None = Field(None, ge=1)
     min_label_mass: float | None = Field(None, ge=0, le=1)
@@ -123,10 +129,11 @@ class JudgeBody(Generation):
             max_tokens=self.max_tokens,
             temperature=0.0 if self.temperature is None else self.temperature,
         )
+        template = "plain" if self.template is None else self.template
         ballot = Ballot(
             question=self.question,
             candidates=self.candidates,
-            template="plain" if self.template is None else self.template,
+            template=template,
             reference=self.reference,
             criteria=self.criteria,
             form=self.form or "relation",
@@ -134,6 +141,7 @@ class JudgeBody(Generation):
             lettering=self.labels or "fixed",
             seed=self.seed or 0,
             ranking=self.ranking,
+            ties=self.allows_ties(template),
         )
         return Job(
             model=head.model,
@@ -142,6 +150,16 @@ class JudgeBody(Generation):
             deterministic=self.deterministic is not False,
             id=head.id,
         )
+
+    def allows_ties(self, template: str) -> bool:
+        """Say whether the judge may answer that none is best, in this template (its name or text).
+
+        Naming ties in a prompt invites them: models that were not taught when to say so say it of
+        most pairs. A request does not tell whether there are any, so auto forbids.
+        """
+        if self.ties in (None, "auto"):
+            return len(self.candidates) == 2 and template == TAUGHT_TIES
+        return self.ties == "allow"
 
     def check_calls(self, plan: Plan, job: Job) -> None:
         """Refuse a plan that needs more calls than the request allows (PlanError)."""

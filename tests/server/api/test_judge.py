@@ -146,10 +146,46 @@ async def test_the_whole_reply() -> None:
 
 async def test_a_tie_is_a_tie() -> None:
     async with serving(content_judge(lambda text, slot: 0.0, tie=3.0)) as client:
-        reply = await judged(client, ["x", "y", "z"], stages=[SWAP])
+        reply = await judged(client, ["x", "y", "z"], stages=[SWAP], ties="allow")
     assert (reply["status"], reply["winner"], reply["margin"]) == ("tie", None, 0.0)
+    assert [call["label"] for call in reply["calls"]] == ["T"] * 3
     assert [call["verdict"] for call in reply["calls"]] == ["tie"] * 3
     assert reply["slot_bias"] == pytest.approx([0.0, 0.0, 0.0])
+
+
+INLINE = "{question}\n{candidates}{task}"
+
+
+@pytest.mark.parametrize(
+    ("fields", "texts", "allowed"),
+    [
+        ({}, "xy", True),
+        ({}, "xyz", False),
+        ({"template": "correctness"}, "xy", False),
+        ({"template": INLINE}, "xy", False),
+        ({"ties": "auto"}, "xy", True),
+        ({"ties": "forbid"}, "xy", False),
+        ({"ties": "allow"}, "xyz", True),
+        ({"ties": "allow", "template": INLINE}, "xy", True),
+    ],
+)
+async def test_ties_are_named_where_they_are_allowed(
+    fields: dict[str, Any], texts: str, allowed: bool
+) -> None:
+    seen: list[Sampling] = []
+    prompts: list[str] = []
+
+    def script(prompt: str, sampling: Sampling) -> Answer:
+        seen.append(sampling)
+        prompts.append(prompt)
+        return content_judge(lambda text, slot: ord(text) / 9, tie=99.0)(prompt, sampling)
+
+    async with serving(script) as client:
+        reply = await judged(client, list(texts), stages=[SWAP], **fields)
+    assert all(("T" in each.labels) == allowed for each in seen)
+    assert all(("tie" in prompt.casefold()) == allowed for prompt in prompts)
+    assert all(("T" in call["logprobs"]) == allowed for call in reply["calls"])
+    assert reply["winner"] == (None if allowed else str(len(texts) - 1))
 
 
 async def test_an_engine_without_logprobs_is_read_by_its_text() -> None:
@@ -194,7 +230,8 @@ async def test_forged_text_stays_text() -> None:
 
 async def test_twenty_five_candidates_are_the_most() -> None:
     async with serving(slot_lover()) as client:
-        reply = await judged(client, [f"answer {place}" for place in range(25)], stages=[SWAP])
+        texts = [f"answer {place}" for place in range(25)]
+        reply = await judged(client, texts, stages=[SWAP], ties="allow")
     assert len(reply["calls"]) == 25
     assert list(reply["calls"][0]["logprobs"])[-1] == "T"
     assert reply["status"] == "order_conflict"
@@ -222,6 +259,7 @@ GOOD: dict[str, Any] = {"question": "Q?", "candidates": ["x", "y"]}
         ({"form": "rank"}, "form", "form must be 'relation', 'score' or 'likert', got 'rank'; "),
         ({"form": "likert", "candidates": ["x", "y", "z"]}, "form", "must have 2 candidates, got"),
         ({"labels": "greek"}, "labels", "labels must be 'fixed' or 'random', got 'greek'; "),
+        ({"ties": "no"}, "ties", "ties must be 'allow', 'forbid' or 'auto', got 'no'; "),
         ({"ranking": "elo"}, "ranking", "ranking must be 'mean', 'kemeny' or 'borda', got 'elo'"),
         (
             {"ranking": "kemeny", "candidates": ["x"] * 13},

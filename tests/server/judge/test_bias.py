@@ -38,9 +38,12 @@ def test_the_key_tells_what_the_bias_depends_on() -> None:
             {"form": "likert"},
             {"lettering": "random"},
             {"as_documents": True},
+            {"ties": False},
         )
     ]
     assert len({*keys, key(Case(ballot(), "other"), ballot())}) == len(keys) + 1
+    scores = [key(case, ballot(form="score", ties=ties)) for ties in (True, False)]
+    assert scores[0] == scores[1]  # numbers are asked for alike
     assert key(case, ballot("other", "texts", order=(1, 0), question="W?")) == keys[0]
 
 
