@@ -12,6 +12,7 @@ from server.judge.calibration import Calibration
 from server.judge.call import asked
 from server.judge.judgement import judgement
 from server.judge.ladder import climb
+from server.judge.template import warnings
 from server.judge.wire import JudgeBody
 from server.stages.base import Level, ballot_of, case_of
 from server.stages.pine import Pine
@@ -41,7 +42,8 @@ class Judging:
         """
 
         def ready(job: Job) -> Job:
-            return job.but(case=replace(case_of(job), calibration=calibration))
+            ballot = body.suited(ballot_of(job), engine.info)
+            return job.but(case=replace(case_of(job), ballot=ballot, calibration=calibration))
 
         wanted = default_stages(engine) if stages is None else stages
         errand = Errand.of(body, engine, name, wanted, ready)
@@ -59,8 +61,9 @@ class Judging:
         """Ask the engine, and return the body of the reply."""
         errand = self.errand
         reply = await climb(errand.plan, engine, errand.body.most_calls)(errand.job)
-        said = errand.body.warnings
-        return judgement(errand.head, ballot_of(errand.job), errand.plan, reply, said)
+        ballot = ballot_of(errand.job)
+        said = [*errand.body.warnings, *warnings(ballot)]
+        return judgement(errand.head, ballot, errand.plan, reply, said)
 
 
 def default_stages(engine: Engine) -> list[dict[str, Any]]:
