@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from portia.bradley_terry import Comparison, Estimate
 
 Pair = tuple[int, int]
+ROUNDING = 1e-9  # log-odds: strengths are fitted, and equal ones differ by so much
 
 
 def decide_pairs(
@@ -22,8 +23,9 @@ def decide_pairs(
     verdicts  on each pair; a winner is 0 or 1, the place in the pair
     texts     the candidates' texts: between equal ones every vote is a tie
 
-    The strongest has won if it has won all of its own pairs; else the status says why nobody has:
-    unparsed or order_conflict if one of its pairs is, tie if it only tied or lost one.
+    The strongest is preferred, unless the next is as strong or has the same text. It has won if it
+    has won all of its own pairs; else the status says why nobody has: unparsed or order_conflict if
+    one of its pairs is, tie if it only tied or lost one.
     """
     from portia.bradley_terry import fit  # scipy, which a server starts without
 
@@ -32,14 +34,18 @@ def decide_pairs(
     ranking = sorted(by_text, key=lambda index: -found.candidates[index].value)
     strengths = [found.candidates[index] for index in ranking]
     status, winner = _agreement(ranking[0], verdicts)
+    margin = strengths[0].value - strengths[1].value
+    told = margin > ROUNDING and texts[ranking[0]] != texts[ranking[1]]
+    preferred = ranking[0] if told else winner
     verdict = Verdict(
         winner,
         status,
-        margin=strengths[0].value - strengths[1].value,
+        margin=margin,
         slot_bias=found.order.value,
         ranking=tuple((index, found.candidates[index].value) for index in ranking),
         method="bradley_terry",
         intervals=tuple((strength.low, strength.high) for strength in strengths),
+        preferred=preferred,
     )
     return verdict, found.order
 

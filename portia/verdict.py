@@ -38,12 +38,16 @@ class Verdict:
     """What the calls agree on, and by how much.
 
     winner     candidate index, or None
+    preferred  candidate index: whom all calls together speak for, whatever the orders said; the
+               winner where there is one; None only where nothing tells
     status     consistent      all calls, or one that no order can change, chose the same
-               tie             all calls say so, or chose among candidates of equal text
+               tie             all calls say so, or chose among candidates of equal text; or the
+                               margin is not above the caller's `tie_margin`
                order_conflict  the calls differ; never folded into a tie
                unparsed        a call could not be read
                single          one call was made, in one of several possible orders
-    margin     by how much the best candidate leads the second best, mean over the calls, >= 0
+    margin     by how much the first of the ranking leads the second, mean over the calls, >= 0; 0
+               where the calls' consensus puts first who has not the greatest mean
     slot_bias  two candidates: lead of the first slot over the second, mean over the calls;
                more: mean value of each slot above the mean of its call
     ranking    (candidate index, score), best first; the score is the mean over the calls of the
@@ -59,6 +63,7 @@ class Verdict:
     ranking: tuple[tuple[int, float | None], ...]
     method: Method | Literal["bradley_terry"] | None = None
     intervals: tuple[tuple[float, float], ...] = ()
+    preferred: int | None = None
 
 
 def decide(
@@ -67,6 +72,7 @@ def decide(
     *,
     order_free: bool = False,
     method: Method | None = None,
+    tie_margin: float | None = None,
 ) -> Verdict:
     """Return the verdict of all calls of one item.
 
@@ -76,10 +82,15 @@ def decide(
     method      what makes one ranking of the calls': the mean of the values; or Kemeny or Borda,
                 which also take calls that only chose. None = Kemeny, Borda where that is too long;
                 the mean for two candidates, where they do not differ
+    tie_margin  a margin up to this is a tie, whatever the calls chose; in the unit of the values,
+                None = their choices tell. It asks nothing of calls without values, nor of what
+                could not be read
     raises      ValueError  Kemeny of more than MOST_EXACT candidates
 
-    Neither the order of the votes nor the numbering of the candidates changes a bit: votes are
-    taken in the order of the texts they showed.
+    `preferred` is the first of the ranking, so it and `margin` speak of the same candidate; None if
+    its lead over the second is exactly 0 or both have one text. Of calls that only chose, whom most
+    of them chose. Neither the order of the votes nor the numbering of the candidates changes a bit:
+    votes are taken in the order of the texts they showed.
     """
     votes = sorted(votes, key=lambda vote: [texts[index] for index in vote.by_slot])
     status, winner = _agreement(votes, texts, order_free or len(votes) > 1)
@@ -88,13 +99,21 @@ def decide(
         "mean" if len(texts) == 2 else "kemeny" if len(texts) <= MOST_EXACT else "borda"
     )
     if len(shared) < len(votes):
-        return Verdict(winner, status, None, None, *_rank_choices(votes, texts, by))
+        ranked, used = _rank_choices(votes, texts, by)
+        return Verdict(winner, status, None, None, ranked, used, preferred=_most(votes, texts))
     scores = _scores(shared)
     ranking = _rank_values(shared, scores, by, winner)
-    first, second = ranking[0], ranking[1]
-    margin = max(0.0, _mean([call[first] - call[second] for call in shared]))
+    lead = _lead(shared, ranking)
+    if len(ranking) == 2 and winner is None and lead < 0:  # their scores differ by rounding alone
+        ranking, lead = ranking[::-1], -lead
+    margin = max(0.0, lead)
+    preferred = winner
+    if winner is None and lead != 0 and texts[ranking[0]] != texts[ranking[1]]:
+        preferred = ranking[0]
+    if tie_margin is not None and status != "unparsed" and margin <= tie_margin:
+        status, winner = "tie", None
     scored = tuple((index, scores[index]) for index in ranking)
-    return Verdict(winner, status, margin, _slot_bias(votes), scored, by)
+    return Verdict(winner, status, margin, _slot_bias(votes), scored, by, preferred=preferred)
 
 
 def _agreement(
@@ -144,6 +163,22 @@ def _rank_values(
         wins = [[float(sum(call[a] > call[b] for call in calls)) for b in ranking] for a in ranking]
         ranking = _consensus(ranking, wins, method)
     return sorted(ranking, key=lambda index: index != winner)
+
+
+def _lead(calls: Sequence[Mapping[int, float]], ranking: Sequence[int]) -> float:
+    """Return by how much the first of a ranking leads the second, mean over the calls."""
+    first, second = ranking[0], ranking[1]
+    return _mean([call[first] - call[second] for call in calls])
+
+
+def _most(votes: Sequence[Vote], texts: Sequence[str]) -> int | None:
+    """Return whom more calls chose than any other, or None; equal texts cannot be told apart."""
+    chosen = [texts[vote.choice] for vote in votes if vote.choice not in (None, TIE)]
+    counts = {text: chosen.count(text) for text in chosen}
+    best = [text for text, count in counts.items() if count == max(counts.values())]
+    if len(best) != 1 or list(texts).count(best[0]) > 1:
+        return None
+    return list(texts).index(best[0])
 
 
 def _rank_choices(

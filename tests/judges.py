@@ -58,9 +58,14 @@ async def judged(client: httpx.AsyncClient, candidates: Candidates, **body: Any)
 
 def invariant(reply: Mapping[str, Any], texts: Mapping[str, str]) -> dict[str, Any]:
     """Return what no order of the candidates may change; ids stand for texts."""
-    winner = reply["winner"]
     return {
-        "winner": None if winner is None else texts[winner],
+        **{
+            name: None if reply[name] is None else texts[reply[name]]
+            for name in ("winner", "preferred")
+        },
+        "probability": reply["probability"],
+        "calibrated": reply["calibrated"],
+        "abstained": reply.get("abstained"),
         "status": reply["status"],
         "margin": reply["margin"],
         "slot_bias": reply["slot_bias"],

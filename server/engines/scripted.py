@@ -164,7 +164,7 @@ def content_judge(logit: Callable[[str, int], float], tie: float = -9.0) -> Scri
             points = {str(place): -abs(lead - step) for place, step in enumerate(steps, 1)}
             found = chosen(points)
         else:
-            found = chosen({**logits, "T": tie} if "for a tie" in task else logits)
+            found = chosen({**logits, "T": tie} if "for a tie" in task or not logits else logits)
         if "Verdict:" in task:
             return Answer(f"They differ.\nVerdict: [[{found.text}]]")
         return found

@@ -112,6 +112,7 @@ class Call:
     values    by slot, in the form's unit, or None
     samples   the single answers, where there are several
     repeated  True = this prompt was asked before in this request: its answer is used again
+    tied      whether it is a tie by what the model says of identical answers; None = not measured
     """
 
     ballot: Ballot
@@ -125,6 +126,7 @@ class Call:
     stages: tuple[str, ...] = ()
     samples: tuple[Sample, ...] = ()
     repeated: bool = False
+    tied: bool | None = None
 
     @property
     def order(self) -> tuple[int, ...]:
@@ -137,7 +139,7 @@ class Case:
     """A judge's part of a job.
 
     fingerprint  stands for the model and this software
-    calibration  the store of slot biases, or None
+    calibration  the store of what is known of the judge, or None
     history      the calls before, on the rung below
     stages       names of the plan's stages, for the record of a call
     """

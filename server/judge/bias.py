@@ -26,13 +26,18 @@ log = logging.getLogger("evenhand")
 
 
 def key(case: Case, ballot: Ballot) -> BiasKey:
-    """Return what the bias is a property of; a prompt that names no tie is another prompt."""
+    """Return what a habit is a property of.
+
+    A prompt that names no tie is another prompt, and so is one that shows more than two.
+    """
     template = ballot.template
     if template not in built_in():
         template = hashlib.sha256(template.encode("utf-8", "surrogatepass")).hexdigest()[:32]
     reading = "set" if ballot.as_documents else "plain"
     forced = FORMS[ballot.form].forced and not ballot.ties
     form = f"{ballot.form} without ties" if forced else ballot.form
+    if len(ballot.candidates) > 2:
+        form = f"{form}, {len(ballot.candidates)} candidates"
     return BiasKey(case.fingerprint, template, form, ballot.lettering, reading)
 
 
@@ -48,7 +53,7 @@ async def learn(case: Case, calls: Sequence[Call]) -> None:
 
     Only of plain calls that could be read; and no fault of the store spoils their verdict.
     """
-    if case.calibration is None or len(calls) != 2 or not all(map(_plain, calls)):
+    if case.calibration is None or len(calls) != 2 or not all(map(plain, calls)):
         return
     found = math.fsum(map(lead, calls)) / 2
     try:
@@ -57,7 +62,8 @@ async def learn(case: Case, calls: Sequence[Call]) -> None:
         log.warning("%s", error.message)
 
 
-def _plain(call: Call) -> bool:
+def plain(call: Call) -> bool:
+    """Say whether a call could be read, and nothing but its key changed what was asked."""
     ballot = call.ballot
     changed = ballot.evidence or ballot.parts or ballot.debate or call.repeated
     return not changed and call.choice is not None and call.values is not None
@@ -75,7 +81,8 @@ def corrected(call: Call, bias: float) -> Call:
     if call.choice is None:
         return replace(call, values=values)
     if call.ballot.form == "relation":
-        tied = rest == 0 or (call.logprobs or {}).get(TIE_LABEL, -math.inf) >= max(values)
+        likeliest = (call.logprobs or {}).get(TIE_LABEL, -math.inf) >= max(values)
+        tied = rest == 0 or (likeliest if call.tied is None else call.tied)
     else:
         tied = abs(rest) < HALF_POINT
     return replace(call, values=values, choice=TIE if tied else 0 if rest > 0 else 1)

@@ -1,12 +1,15 @@
-"""The store of running slot biases: how much a judge likes the first slot, whoever stands there.
+"""The store of what is known of a judge: its habits as running means, and how right it was.
 
-Kept per model, template, form, labels and reading, since even its sign depends on them. One row a
-key in an SQLite file, so several threads and processes may observe at once, and a process may end
-at any moment: what `observe` has returned from is kept. (A power cut may take the last ones.)
+A habit is its slot bias (how much it likes the first slot, whoever stands there), or the log-odds
+with which it calls two identical answers a tie. Kept per model, template, form, labels and reading,
+since even the sign depends on them. One row a key in a table a habit, in an SQLite file, so several
+threads and processes may observe at once, and a process may end at any moment: what `observe` has
+returned from is kept. (A power cut may take the last ones.)
 """
 
 from __future__ import annotations
 
+import json
 import math
 import sqlite3
 import time
@@ -16,36 +19,44 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from threading import Lock
 from types import MappingProxyType
+from typing import Any, Literal
 
 from server.errors import EngineError
 
+ENOUGH = 20  # observations from which a mean is used, where nobody says otherwise
 PATIENCE = 30.0  # seconds to wait for another process that is writing
 
 # One statement is one transaction. To the right of "=" stand the old row's values: Welford's
 # update, squares' = squares + (x - mean)(x - mean'), with mean' written out.
 OBSERVE = """
-INSERT INTO slot_bias VALUES (?, ?, ?, ?, ?, 1, ?, 0.0)
+INSERT INTO {habit} VALUES (?, ?, ?, ?, ?, 1, ?, 0.0)
 ON CONFLICT DO UPDATE SET
     count = count + 1,
     mean = mean + (excluded.mean - mean) / (count + 1),
     squares = squares + (excluded.mean - mean) * (excluded.mean - mean) * count / (count + 1.0)
 """
 TABLE = """
-CREATE TABLE IF NOT EXISTS slot_bias (
+CREATE TABLE IF NOT EXISTS {habit} (
     model TEXT, template TEXT, form TEXT, labels TEXT, reading TEXT,
     count INTEGER NOT NULL, mean REAL NOT NULL, squares REAL NOT NULL,
     PRIMARY KEY (model, template, form, labels, reading)
 ) WITHOUT ROWID
 """
-ALL = "SELECT model, template, form, labels, reading, count, mean, squares FROM slot_bias"
+ALL = "SELECT model, template, form, labels, reading, count, mean, squares FROM {habit}"
 ONE = f"{ALL} WHERE (model, template, form, labels, reading) = (?, ?, ?, ?, ?)"
+FITS = "CREATE TABLE IF NOT EXISTS fits (key TEXT PRIMARY KEY, fit TEXT NOT NULL) WITHOUT ROWID"
+KEEP = "INSERT INTO fits VALUES (?, ?) ON CONFLICT DO UPDATE SET fit = excluded.fit"
+FIT = "SELECT fit FROM fits WHERE key = ?"
+VERSION = "PRAGMA user_version = 2"  # 1 had no table but slot_bias, which stays as it is
 
+Habit = Literal["slot_bias", "tie_odds"]
+HABITS: tuple[Habit, ...] = ("slot_bias", "tie_odds")
 Row = tuple[str, str, str, str, str, int, float, float]
 
 
 @dataclass(frozen=True, slots=True)
 class BiasKey:
-    """What a slot bias is a property of.
+    """What a habit is a property of.
 
     model     its fingerprint: a bias is one of the weights, not of a name
     template  the template's name, or a hash of an inline one
@@ -60,9 +71,9 @@ class BiasKey:
 
 @dataclass(frozen=True, slots=True)
 class Bias:
-    """A running mean of slot biases.
+    """A running mean of what was observed of a habit.
 
-    mean            nats, positive = towards the first slot
+    mean            nats; a slot bias is positive towards the first slot
     standard_error  of the mean, nats; None for a single observation
     """
 
@@ -72,7 +83,7 @@ class Bias:
 
 
 class Calibration:
-    """Slot biases by key; for any number of threads and processes at once.
+    """Habits by key, and fits; for any number of threads and processes at once.
 
     file    kept here across restarts, made with its folder if need be; None = in memory only
     raises  EngineError  if the file is no such store, or cannot be written; so may every method
@@ -97,17 +108,19 @@ class Calibration:
             raise
 
     def _prepare(self) -> None:
-        """Make the table, and meet every fault of the file now rather than in a request."""
+        """Make the tables, and meet every fault of the file now rather than in a request."""
         with self._explained():
             self._write_ahead()
             self._connection.execute("PRAGMA synchronous = NORMAL")
             self._connection.execute("BEGIN IMMEDIATE")
-            self._connection.execute(TABLE)
-            self._connection.execute(
-                "PRAGMA user_version = 1"
-            )  # a write, even to a table made before
+            for habit in HABITS:
+                self._connection.execute(TABLE.format(habit=habit))
+            self._connection.execute(FITS)
+            self._connection.execute(VERSION)  # a write, even to tables made before
             self._connection.execute("COMMIT")
-        self.all()
+        for habit in HABITS:
+            self.all(habit)
+        self.fit("")
 
     def _write_ahead(self) -> None:
         """Switch a new file to its write-ahead log, which needs no disk sync an observation."""
@@ -122,32 +135,43 @@ class Calibration:
                     raise
                 time.sleep(0.01)
 
-    def observe(self, key: BiasKey, bias: float) -> None:
-        """Take one more slot bias into the mean; it is kept once this has returned.
+    def observe(self, key: BiasKey, seen: float, habit: Habit = "slot_bias") -> None:
+        """Take one more observation into a habit's mean; it is kept once this has returned.
 
-        bias    nats
+        seen    nats
         raises  EngineError  if it is not finite
         """
-        if not math.isfinite(bias):
+        if not math.isfinite(seen):
             raise EngineError(
-                f"slot bias must be finite, got {bias}; ask for labels that the model may answer"
+                f"{habit.replace('_', ' ')} must be finite, got {seen}; ask for labels that the "
+                "model may answer"
             )
-        self._run(OBSERVE, (*astuple(key), float(bias)))
+        self._run(OBSERVE.format(habit=habit), (*astuple(key), float(seen)))
 
-    def of(self, key: BiasKey) -> Bias | None:
+    def of(self, key: BiasKey, habit: Habit = "slot_bias") -> Bias | None:
         """Return what is known of one key, or None."""
-        return next((_bias(row) for row in self._run(ONE, astuple(key))), None)
+        found = self._run(ONE.format(habit=habit), astuple(key))
+        return next((_bias(row) for row in found), None)
 
-    def all(self) -> Mapping[BiasKey, Bias]:
+    def all(self, habit: Habit = "slot_bias") -> Mapping[BiasKey, Bias]:
         """Return what is known, by key."""
-        return MappingProxyType({BiasKey(*row[:5]): _bias(row) for row in self._run(ALL)})
+        found = self._run(ALL.format(habit=habit))
+        return MappingProxyType({BiasKey(*row[:5]): _bias(row) for row in found})
+
+    def keep(self, key: str, fit: Mapping[str, Any]) -> None:
+        """Keep a fit of what a judge said to what was right, instead of one kept before."""
+        self._run(KEEP, (key, json.dumps(fit)))
+
+    def fit(self, key: str) -> dict[str, Any] | None:
+        """Return the fit that is kept under a key, or None."""
+        return next((json.loads(fit) for (fit,) in self._run(FIT, (key,))), None)
 
     def close(self) -> None:
         """Let go of the file."""
         with self._lock:
             self._connection.close()
 
-    def _run(self, statement: str, values: Sequence[str | float] = ()) -> list[Row]:
+    def _run(self, statement: str, values: Sequence[str | float] = ()) -> list[Any]:
         with self._lock, self._explained():
             return self._connection.execute(statement, values).fetchall()
 

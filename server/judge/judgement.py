@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from portia.consensus import SETTLED
-from portia.verdict import TIE, Verdict, decide
+from portia.verdict import TIE, Verdict
 from server.chunk import Usage
 from server.job import Reply
 from server.judge.ballot import Ballot, Call
+from server.judge.decision import Decision
 from server.judge.forms import FORMS
 from server.judge.template import name_of
 from server.pipeline import Plan
@@ -17,18 +18,19 @@ from server.protocol.replies import Head, evenhand, usage_wire
 
 
 def judgement(
-    head: Head, ballot: Ballot, plan: Plan, reply: Reply, warnings: Sequence[str] = ()
+    head: Head,
+    ballot: Ballot,
+    plan: Plan,
+    reply: Reply,
+    decision: Decision,
+    warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Return the body of the answer: the verdict of all calls, the calls, and the plan that ran."""
-    verdict = reply.verdict or decide(
-        reply.votes, ballot.texts, order_free=reply.order_free, method=ballot.ranking
-    )
-    candidates = ballot.candidates
+    """Return the body of the answer: what is concluded, the calls, and the plan that ran."""
+    verdict = decision.verdict
     spent = (call.usage for call in (*reply.calls, *reply.probes))
     return {
         **head.wire("judgement"),
-        "winner": None if verdict.winner is None else candidates[verdict.winner].id,
-        "status": verdict.status,
+        **decision.wire(ballot),
         "margin": verdict.margin,
         "slot_bias": verdict.slot_bias,
         "unit": None if verdict.margin is None else _unit(verdict, reply.calls[-1]),

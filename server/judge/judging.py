@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, replace
 from typing import Any
 
+from portia.probability import Fit, restored
 from server.engines.base import Engine
 from server.errand import Errand
 from server.job import Job
 from server.judge.calibration import Calibration
 from server.judge.call import asked
+from server.judge.decision import Decision, fit_key, verdict_of, warnings
 from server.judge.judgement import judgement
 from server.judge.ladder import climb
-from server.judge.template import warnings
+from server.judge.template import untold
+from server.judge.ties import learn_ties
 from server.judge.wire import JudgeBody
 from server.stages.base import Level, ballot_of, case_of
 from server.stages.pine import Pine
@@ -60,10 +64,27 @@ class Judging:
     async def run(self, engine: Engine) -> dict[str, Any]:
         """Ask the engine, and return the body of the reply."""
         errand = self.errand
-        reply = await climb(errand.plan, engine, errand.body.most_calls)(errand.job)
-        ballot = ballot_of(errand.job)
-        said = [*errand.body.warnings, *warnings(ballot)]
-        return judgement(errand.head, ballot, errand.plan, reply, said)
+        case, body = case_of(errand.job), errand.body
+        reply = await climb(errand.plan, engine, body.most_calls)(errand.job)
+        await learn_ties(case, (*reply.calls, *reply.probes))
+        fit = await self.fit()
+        verdict = reply.verdict or verdict_of(reply, case.ballot)
+        decision = Decision.of(verdict, fit, body.min_probability)
+        said = (*body.warnings, *untold(case.ballot), *warnings(case.ballot, reply, decision))
+        return judgement(errand.head, case.ballot, errand.plan, reply, decision, said)
+
+    @property
+    def fit_key(self) -> str:
+        """Return under which key a fit of such judgements is kept."""
+        return fit_key(case_of(self.errand.job), self.errand.plan.wire())
+
+    async def fit(self) -> Fit | None:
+        """Return the fit of such judgements, or None where none is kept."""
+        store = case_of(self.errand.job).calibration
+        if store is None:
+            return None
+        kept = await asyncio.to_thread(store.fit, self.fit_key)
+        return None if kept is None else restored(kept)
 
 
 def default_stages(engine: Engine) -> list[dict[str, Any]]:

@@ -9,12 +9,13 @@ from typing import Any
 
 from portia import consensus
 from portia.consensus import Outcome, Rung
-from portia.verdict import decide
 from server.chunk import Usage
 from server.engines.base import Engine
 from server.job import Job, Reply
 from server.judge.ballot import Ballot, Call
 from server.judge.call import judge, vote
+from server.judge.decision import verdict_of
+from server.judge.ties import TieHabits
 from server.pipeline.compose import fold
 from server.pipeline.plan import Plan, calls
 from server.stages.base import Proceed, RungStages, ballot_of, case_of
@@ -26,6 +27,7 @@ def climb(plan: Plan, engine: Engine, most_calls: int | None = None) -> Proceed:
     most_calls  a ladder stops before the rung that would need more; None = no bound
     """
     asked: dict[Ballot, Call] = {}
+    habits = TieHabits()
 
     async def once(job: Job) -> Reply:
         """Ask a judge; a ballot of this request that was asked before gives the same answer."""
@@ -35,12 +37,13 @@ def climb(plan: Plan, engine: Engine, most_calls: int | None = None) -> Proceed:
             call = replace(asked[ballot], stages=case.stages, usage=Usage(), repeated=True)
             return Reply(calls=(call,))
         reply = await judge(job, ballot, engine, case.stages)
-        asked[ballot] = reply.calls[0]
-        return reply
+        asked[ballot] = await habits.read(case, reply.calls[0])
+        return replace(reply, calls=(asked[ballot],))
 
     async def answer(job: Job) -> Reply:
         most = (most_calls or sys.maxsize) // calls(plan.outer, job)
-        return await fold(plan.outer, _ladder(plan, once, most))(job)
+        reply = await fold(plan.outer, _ladder(plan, once, most))(job)
+        return replace(reply, notes={**reply.notes, **habits.notes()})
 
     return answer
 
@@ -51,7 +54,8 @@ def _ladder(plan: Plan, once: Proceed, most_calls: int) -> Proceed:
 
     async def answer(job: Job) -> Reply:
         stages_of = {_rung(each, job): each.stages for each in plan.rungs}
-        climbing = consensus.climb(list(stages_of), ballot_of(job).texts, most_calls)
+        ballot = ballot_of(job)
+        climbing = consensus.climb(list(stages_of), ballot.texts, most_calls, ballot.tie_margin)
         replies: list[Reply] = []
         rung = next(climbing)
         while True:
@@ -65,7 +69,7 @@ def _ladder(plan: Plan, once: Proceed, most_calls: int) -> Proceed:
             try:
                 rung = climbing.send(votes)
             except StopIteration as end:
-                return _outcome(end.value, replies, ballot_of(job))
+                return _outcome(end.value, replies, ballot)
 
     return answer
 
@@ -91,7 +95,7 @@ def _outcome(outcome: Outcome, replies: Sequence[Reply], ballot: Ballot) -> Repl
 
 
 def _note(rung: Rung, reply: Reply, ballot: Ballot) -> dict[str, Any]:
-    verdict = decide(reply.votes, ballot.texts, order_free=reply.order_free)
+    verdict = verdict_of(reply, ballot)
     return {
         "rung": rung.name,
         "status": verdict.status,

@@ -122,7 +122,7 @@ def opener(ballot: Ballot) -> str:
     return f"{begun} " if begun and digits else begun
 
 
-def warnings(ballot: Ballot) -> list[str]:
+def untold(ballot: Ballot) -> list[str]:
     """Return what of a template the model cannot be shown, one sentence each."""
     begun = opener(replace(ballot, chat=frozenset({"continued"})))
     if begun and not opener(ballot):

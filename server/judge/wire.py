@@ -78,6 +78,9 @@ class JudgeBody(Generation):
                     numbers, ordinals, brackets = 1, first, [[A]] for the first slot
     ties            whether the judge may answer that none is best; auto = only of two candidates,
                     and in the template whose model learnt to
+    tie_margin      a debiased margin up to this is a tie, in the form's unit, and the judge is not
+                    asked for ties
+    min_probability of the preferred being right; below it nobody is named
     ranking         of more than two candidates: mean, kemeny or borda; None = kemeny up to 12
     stages          None = pine where the engine offers attention, else swap; [] = one plain call
     deterministic   None = true: a verdict does not depend on what else the server does
@@ -95,6 +98,8 @@ class JudgeBody(Generation):
     template: str | None = None
     labels: Lettering | None = None
     ties: Ties | None = None
+    tie_margin: float | None = Field(None, ge=0)
+    min_probability: float | None = Field(None, ge=0, le=1)
     ranking: Method | None = None
     max_calls: int | None = Field(None, ge=1)
     min_label_mass: float | None = Field(None, ge=0, le=1)
@@ -148,6 +153,7 @@ class JudgeBody(Generation):
             lettering=self.labels or "fixed",
             seed=self.seed or 0,
             ranking=self.ranking,
+            tie_margin=self.tie_margin,
         )
         return Job(
             model=head.model,
@@ -166,8 +172,11 @@ class JudgeBody(Generation):
         """Say whether the judge may answer that none is best, in this template (its name or text).
 
         Naming ties in a prompt invites them: models that were not taught when to say so say it of
-        most pairs. A request does not tell whether there are any, so auto forbids.
+        most pairs. A request does not tell whether there are any, so auto forbids; and with
+        `tie_margin` it is the margin that says so.
         """
+        if self.tie_margin is not None:
+            return False
         if self.ties in (None, "auto"):
             return len(self.candidates) == 2 and template == TAUGHT_TIES
         return self.ties == "allow"

@@ -15,7 +15,7 @@ from server.errors import EngineError, PlanError
 from server.job import Job, Reply
 from server.judge.ballot import Ballot, Candidate
 from server.judge.bias import corrected, key, lead
-from server.judge.calibration import Bias
+from server.judge.calibration import ENOUGH, Bias
 from server.judge.call import vote
 from server.stages.base import (
     Claim,
@@ -49,7 +49,7 @@ class Calibrate(Stage):
     claims: ClassVar[frozenset[Claim]] = frozenset({"order", "answer"})
 
     stage: Literal["calibrate"] = "calibrate"
-    min_count: int = Field(20, ge=1)
+    min_count: int = Field(ENOUGH, ge=1)
     probe: Source | None = None
 
     def prepare(self, job: Job) -> Job:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from portia.consensus import SETTLED
 from portia.pairs import Pair, decide_pairs
-from portia.verdict import TIE, Verdict, Vote, decide
+from portia.verdict import TIE, Verdict, Vote
 from server.concurrency import together
 from server.job import Job, Reply
 from server.judge.ballot import Ballot
+from server.judge.decision import verdict_of
 from server.stages.base import Claim, Level, Need, Proceed, Stage, asking, ballot_of
 from server.stages.swap import Swap
 
@@ -75,7 +76,7 @@ def _of_pair(ballot: Ballot, pair: Pair) -> Ballot:
 
 
 def _verdict(reply: Reply, job: Job) -> Verdict:
-    return decide(reply.votes, ballot_of(job).texts, order_free=reply.order_free)
+    return verdict_of(reply, ballot_of(job))
 
 
 def _in_callers_indices(vote: Vote, pair: Pair) -> Vote:
@@ -89,6 +90,7 @@ def _told(ballot: Ballot, pair: Pair, verdict: Verdict, reply: Reply) -> dict[st
     return {
         "pair": ids,
         "winner": None if verdict.winner is None else ids[verdict.winner],
+        "preferred": None if verdict.preferred is None else ids[verdict.preferred],
         "status": verdict.status,
         "rung": reply.rung if verdict.status in SETTLED else None,
         "notes": dict(reply.notes),

@@ -21,7 +21,7 @@ from server.judge.template import (
     name_of,
     opener,
     suited,
-    warnings,
+    untold,
 )
 from server.prompt import ChatAbility
 
@@ -117,12 +117,12 @@ def test_what_a_model_cannot_be_shown_is_told() -> None:
     assert opener(bare) == ""
     assert not render(bare).continued
     assert [message.role for message in render(bare).messages] == ["system", "user"]
-    assert warnings(bare) == [
+    assert untold(bare) == [
         "template 'chat-strict' begins the answer with 'Answer', which this model's server or chat "
         "template is not known to take; the model begins it by itself"
     ]
     for fine in (ballot(chat=unable), replace(bare, evidence=True), ballot(template="chat")):
-        assert warnings(fine) == []
+        assert untold(fine) == []
 
 
 def test_without_system_messages_the_user_says_it_above() -> None:
@@ -181,11 +181,8 @@ def test_an_inline_template_may_say_where_the_task_goes() -> None:
 @pytest.mark.parametrize(
     ("template", "given", "told"),
     [
-        (
-            "nosuch",
-            {},
-            "auto, one of chat, chat-strict, correctness, plain, reference-guided, rubric, or con",
-        ),
+        ("nosuch", {}, "auto, one of chat, chat-strict, correctness, plain, reference-guided, rub"),
+        ("nosuch", {}, "rubric, or contain {candidates} once"),
         ("{question}", {}, "contain {candidates} once"),
         ("{question}{candidates}{candidates}", {}, "contain {candidates} once"),
         ("{candidates}", {}, "must contain {question}"),
