@@ -166,7 +166,7 @@ def fit_kernels(model: PreTrainedModel) -> Mapping[str, str]:
         with torch.inference_mode():
             model(input_ids=_random_ids(model), use_cache=False)
 
-    return fit(model, run, _attention)
+    return fit(model, run, _attention, model.get_output_embeddings())
 
 
 def _attention(  # noqa: PLR0913  transformers calls it with so many

@@ -46,20 +46,23 @@ class _Shared:
     def hold(self, weights: Weights) -> None:
         """Give the modules their weights."""
         for module in self.modules:
-            module.weights = weights
+            module.hold(weights)
 
 
-def fit(model: nn.Module, run: Callable[[], object], attend: Attend) -> Mapping[str, str]:
+def fit(
+    model: nn.Module, run: Callable[[], object], attend: Attend, head: nn.Module | None = None
+) -> Mapping[str, str]:
     """Choose a kernel for each shape of linear layers, and give it their weights.
 
     run      a short forward, to see that the model reads no weight behind its layers' backs
     attend   the attention function of `kvedit.hf`
+    head     the layer whose outputs are logits, or None
     returns  the kernel by shape, as it is shown; empty where all layers stay as they are
     """
     found = list(_found(model))
     if sum(weight.nbytes for weight, _, _ in found) < SMALL:
         return {}
-    shared = [_exchange(*each) for each in found]
+    shared = [_exchange(*each, head) for each in found]
     try:
         run()
     except Exception as error:
@@ -168,13 +171,19 @@ def _unhooked(layer: nn.Module) -> bool:
     return not hooked
 
 
-def _exchange(weight: Tensor, places: list[_Place], packing: bool) -> _Shared:
-    """Put modules of ours in the layers' places."""
+def _exchange(
+    weight: Tensor, places: list[_Place], packing: bool, head: nn.Module | None
+) -> _Shared:
+    """Put modules of ours in the layers' places.
+
+    head  the layer whose outputs are logits
+    """
     held, modules = Stock(weight), list[Linear | Embedding]()
     for place in places:
         module: Linear | Embedding
         if isinstance(place.layer, nn.Linear):
-            module = Linear(held, place.layer.bias, (weight.shape[0], weight.shape[1]))
+            shape = (weight.shape[0], weight.shape[1])
+            module = Linear(held, place.layer.bias, shape, head=place.layer is head)
         else:
             module = Embedding(held, (weight.shape[0], weight.shape[1]))
         setattr(place.parent, place.name, module.train(place.layer.training))

@@ -12,13 +12,18 @@ class Linear(nn.Module):
 
     weights  [outputs, inputs]
     bias     [outputs], or None
+    head     whether its outputs are logits: these are float32 where the kernel sums so and there
+             are few rows, since bfloat16 has steps of 1/8 at 20, and a judge's margins are less
     """
 
     _bias: Tensor | None
 
-    def __init__(self, weights: Weights, bias: Tensor | None, shape: tuple[int, int]) -> None:
+    def __init__(
+        self, weights: Weights, bias: Tensor | None, shape: tuple[int, int], *, head: bool = False
+    ) -> None:
         super().__init__()
         self.weights = weights
+        self.head = head
         self.register_parameter("bias", None if bias is None else nn.Parameter(bias, False))
         self.__dict__["_bias"] = bias  # a step asks for it often, and a module looks for long
         self.out_features, self.in_features = shape
@@ -30,6 +35,10 @@ class Linear(nn.Module):
         returns  [any, outputs]
         """
         return self.weights.multiply(input, self._bias)
+
+    def hold(self, weights: Weights) -> None:
+        """Take the weights that a kernel holds."""
+        self.weights = weights.unrounded() if self.head and isinstance(weights, Packed) else weights
 
     def extra_repr(self) -> str:
         """Return what is shown of it."""
@@ -43,6 +52,10 @@ class Embedding(nn.Module):
         super().__init__()
         self.weights = weights
         self.num_embeddings, self.embedding_dim = shape
+
+    def hold(self, weights: Weights) -> None:
+        """Take the weights that a kernel holds."""
+        self.weights = weights
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  as `nn.Embedding` calls it
         """Return the vectors of tokens, [any, dim]."""

@@ -45,9 +45,10 @@ class ProductsTask(Task):
     parts   [count, PART] addresses of the weights, of the bias (or 0) and of the output,
             [rows, outputs], written; `outputs`, and the blocks that they fill
     padded  inputs of the weights, those that are zero included
+    sums    not 0 = the output is float32, as it was summed, whatever the dtype
     """
 
-    _fields_ = integers("inputs", "parts", "count", "rows", "width", "padded", "half")
+    _fields_ = integers("inputs", "parts", "count", "rows", "width", "padded", "half", "sums")
 
 
 class GatedTask(Task):
@@ -160,6 +161,8 @@ def multiply(address: Number) -> None:
     rows, half = rows_of(task), task.half
     parts = whole(task.parts, (task.count, PART))
     size, summed, before = 2 if half else 4, np.empty(BLOCK, FLOAT), 0
+    rounded = 0 if task.sums else half
+    step = 2 if rounded else 4
     first, last = share(parts[:, BLOCKS].sum())
     for part in range(task.count):
         own = parts[part]
@@ -171,7 +174,7 @@ def multiply(address: Number) -> None:
                 if own[BIAS]:
                     take(own[BIAS] + begin * size, half, summed[:count])
                 add(rows[row], own[WEIGHTS], block, half, summed)
-                give(summed[:count], own[OUTPUT] + (row * own[OUTPUTS] + begin) * size, half)
+                give(summed[:count], own[OUTPUT] + (row * own[OUTPUTS] + begin) * step, rounded)
         before += own[BLOCKS]
 
 

@@ -76,7 +76,10 @@ class Packed:
     weight   [outputs, inputs]
     few      up to so many rows are multiplied by our own loop, if the order is one that it knows
     ordered  whether it is; an embedding needs that too
+    sums     whether our own loop returns float32, as it sums, rather than the dtype
     """
+
+    sums = False
 
     def __init__(self, weight: Tensor, few: int = 0) -> None:
         self.outputs, self.inputs = weight.shape
@@ -98,6 +101,12 @@ class Packed:
         """Return the same weights, multiplied by our own loop up to other numbers of rows."""
         found = copy(self)
         found.few, found._loop = few if self.ordered else 0, None
+        return found
+
+    def unrounded(self) -> Packed:
+        """Return the same weights, whose products with few rows are float32."""
+        found = copy(self)
+        found.sums, found._loop = True, None
         return found
 
     def multiply(self, rows: Tensor, bias: Tensor | None) -> Tensor:
@@ -139,6 +148,7 @@ class Products:
         self._kept = tuple(weights), tuple(biases)
         self._run = multiply
         self._outputs = [each.outputs for each in weights]
+        self._dtype = torch.float32 if first.sums else first.dtype
         self._parts = np.zeros((len(weights), PART), np.int64)
         for part, each, bias in zip(self._parts, weights, biases, strict=True):
             added = 0 if bias is None else bias.data_ptr()
@@ -146,6 +156,7 @@ class Products:
         self._written = self._parts[:, OUTPUT]
         self._task = ProductsTask(
             parts=self._parts.ctypes.data,
+            sums=first.sums,
             count=len(weights),
             width=first.inputs,
             padded=first.padded,
@@ -157,10 +168,12 @@ class Products:
 
         rows     [any, inputs]
         count    of rows: the product of the axes but the last
-        returns  [any, outputs] of each
+        returns  [any, outputs] of each, in the weights' dtype or float32
         """
         rows, axes = rows.contiguous(), rows.shape[:-1]
-        products = [rows.new_empty((*axes, outputs)) for outputs in self._outputs]
+        products = [
+            rows.new_empty((*axes, outputs), dtype=self._dtype) for outputs in self._outputs
+        ]
         for index, product in enumerate(products):
             self._written[index] = product.data_ptr()
         self._task.inputs, self._task.rows = rows.data_ptr(), count

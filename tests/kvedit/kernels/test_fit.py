@@ -121,7 +121,7 @@ def test_no_weight_is_held_twice(tied: bool) -> None:
     assert isinstance(head, Linear)
     assert isinstance(embedding, Embedding) is tied
     if isinstance(embedding, Embedding):
-        assert head.weights is embedding.weights
+        assert head.weights.address == embedding.weights.address
 
 
 def test_a_weight_that_a_stranger_reads_too_stays_as_it_is() -> None:
@@ -200,3 +200,19 @@ def test_the_choice_is_shown_by_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = fit_kernels(make("llama"))
     assert shown["96 x 64"] == "packed, our loop up to 2 rows"
     assert choice.WORTH > 1
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@torch.inference_mode()
+def test_logits_of_a_half_model_are_not_rounded(tied: bool) -> None:
+    if packed_order(torch.bfloat16) is None:
+        pytest.skip("oneDNN packs in another order here")
+    model = FAMILIES["llama"](tie_word_embeddings=tied).to(torch.bfloat16).eval()
+    ids = torch.tensor([[5, 9, 2]])
+    rounded = model(input_ids=ids, logits_to_keep=1).logits
+    fit_kernels(model)
+    logits = model(input_ids=ids, logits_to_keep=1).logits
+    assert rounded.dtype == torch.bfloat16 and logits.dtype == torch.float32
+    assert not torch.equal(logits, logits.bfloat16().float())
+    if tied:
+        assert model.model.embed_tokens.weights.address == model.lm_head.weights.address

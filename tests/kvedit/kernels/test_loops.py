@@ -156,3 +156,22 @@ def test_a_norm_gives_what_torch_gives(dtype: torch.dtype, width: int) -> None:
         assert close(made(rows), layer(rows))
     other = torch.float32 if dtype is torch.bfloat16 else torch.bfloat16
     assert made(random(1, width, dtype=other)).dtype == layer(random(1, width, dtype=other)).dtype
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("biased", [False, True])
+def test_products_that_are_not_rounded_round_to_those_that_are(
+    dtype: torch.dtype, biased: bool
+) -> None:
+    packed, rows = Packed(random(130, 100, dtype=dtype), few=2), random(2, 100, dtype=dtype, seed=1)
+    bias = random(130, dtype=dtype, seed=2) if biased else None
+    found = packed.unrounded().multiply(rows, bias)
+    assert found.dtype == torch.float32
+    assert torch.equal(found.to(dtype), packed.multiply(rows, bias))
+    exact = torch.nn.functional.linear(*(each.double() for each in (rows, _weight(packed))), None)
+    exact = exact if bias is None else exact + bias.double()
+    assert float((found - exact).abs().max()) < 1e-4
+
+
+def _weight(packed: Packed) -> torch.Tensor:
+    return packed.look_up(torch.arange(packed.outputs))
