@@ -12,7 +12,7 @@ from server.chunk import Chunk, FinishReason, Scored, Usage
 from server.engines.base import Ability, ModelInfo, Session
 from server.errors import EngineError, PlanError
 from server.job import ReadingSpec, Sampling, Work
-from server.prompt import ChatPrompt, Prompt, TextPrompt
+from server.prompt import ChatAbility, ChatPrompt, Prompt, TextPrompt
 
 ANSWER = re.compile(
     r"^Answer ([A-Z])(?:, part \d+)?: (?:<(text-[0-9a-f]+)>((?s:.*?))</\2>|(.*))$", re.MULTILINE
@@ -49,7 +49,8 @@ class Scripted:
         self._script = script if callable(script) else one_by_one(script)
         self.offers = frozenset(abilities)
         facts = ("scripted", "scripted", 1 << 20, self.offers, refusals or {})
-        self.info = ModelInfo(*facts, weights="scripted")
+        takes: frozenset[ChatAbility] = frozenset({"system", "continued"})
+        self.info = ModelInfo(*facts, weights="scripted", chat=takes, template="plain")
         self.alive = True
         self.running = 0
         self.works: list[Work] = []
@@ -153,7 +154,8 @@ def content_judge(logit: Callable[[str, int], float], tie: float = -9.0) -> Scri
         logits = {
             letter: logit(text, slot) for slot, (letter, text) in enumerate(answers(prompt).items())
         }
-        task = prompt.rstrip().splitlines()[-1]
+        # behind it there may be what the answer begins with
+        task = next((line for line in reversed(prompt.splitlines()) if "answer" in line), "")
         if "a score from" in task:
             found = Answer(" ".join(str(_points(each)) for each in logits.values()))
         elif "is much better" in task:
@@ -162,7 +164,7 @@ def content_judge(logit: Callable[[str, int], float], tie: float = -9.0) -> Scri
             points = {str(place): -abs(lead - step) for place, step in enumerate(steps, 1)}
             found = chosen(points)
         else:
-            found = chosen({**logits, "T": tie} if "for a tie" in task else logits)
+            found = chosen({**logits, "T": tie} if "for a tie" in task or not logits else logits)
         if "Verdict:" in task:
             return Answer(f"They differ.\nVerdict: [[{found.text}]]")
         return found

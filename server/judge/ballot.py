@@ -9,9 +9,10 @@ from typing import Literal
 from portia.verdict import Method
 from server.chunk import Usage
 from server.judge.calibration import Calibration
+from server.prompt import ChatAbility
 
 FormName = Literal["relation", "score", "likert"]
-Lettering = Literal["fixed", "random"]
+Lettering = Literal["fixed", "random", "numbers", "ordinals", "brackets"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +43,13 @@ class Ballot:
 
     order           indices into `candidates` by slot, slot j carries letter j; None = no stage has
                     fixed an order, the caller's is shown
-    template        name of a built-in template, or an inline one with named placeholders
+    template        name of a built-in template, or an inline one with named placeholders; auto =
+                    the one that suits the model
+    chat            what the model's chats may have
     as_documents    True = the candidates are an unordered set (a reading stage sees to that)
     min_label_mass  summed probability of the labels below which an answer counts as unparsed
-    lettering       fixed = A, B, ... by slot; random = drawn anew for every order, from the seed
+    lettering       fixed = A, B, ... by slot; random = drawn anew for every order, from the seed;
+                    numbers = 1, 2, ...; ordinals = first, second, ...; brackets = [[A]], [[B]], ...
     ranking         how several calls make one ranking; None = kemeny, or borda where it is too long
     evidence        True = the model explains first and ends with its verdict
     parts           each candidate cut into as many parts, shown in turn; () = whole
@@ -71,6 +75,7 @@ class Ballot:
     debate: tuple[Statement, ...] = ()
     ties: bool = True
     tie_margin: float | None = None
+    chat: frozenset[ChatAbility] = frozenset({"system", "continued"})
 
     @property
     def slots(self) -> tuple[int, ...]:

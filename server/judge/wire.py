@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PlainValidator
 
 from portia.rank import MOST_EXACT
 from portia.verdict import Method
+from server.engines.base import ModelInfo
 from server.errors import PlanError
 from server.job import Job
 from server.judge.ballot import Ballot, Candidate, Case, FormName, Lettering
 from server.judge.letters import LETTERS
+from server.judge.template import AUTO, suited
 from server.pipeline import Plan
 from server.protocol.common import shown
 from server.protocol.generation import Generation
@@ -69,8 +72,10 @@ class JudgeBody(Generation):
     """The body of `/v1/judge`; sampling fields are those of completions.
 
     form            relation (the best, or a tie), score (1 to 10 each), likert (a scale of 5)
-    template        name of a built-in template, or an inline one with placeholders
-    labels          fixed = A, B, ... by slot; random = letters drawn for every order from `seed`
+    template        name of a built-in template, or an inline one with placeholders; auto (None) =
+                    the one the model was trained on, else the best measured
+    labels          fixed = A, B, ... by slot; random = letters drawn for every order from `seed`;
+                    numbers, ordinals, brackets = 1, first, [[A]] for the first slot
     ties            whether the judge may answer that none is best; auto = only of two candidates,
                     and in the template whose model learnt to
     tie_margin      a debiased margin up to this is a tie, in the form's unit, and the judge is not
@@ -129,16 +134,18 @@ class JudgeBody(Generation):
             )
 
     def job(self, head: Head) -> Job:
-        """Return the job; by default as many tokens as the form needs are generated, greedily."""
+        """Return the job, whose ballot is still to be suited to the model.
+
+        By default as many tokens as the form needs are generated, greedily.
+        """
         sampling = self.sampling(
             max_tokens=self.max_tokens,
             temperature=0.0 if self.temperature is None else self.temperature,
         )
-        template = "plain" if self.template is None else self.template
         ballot = Ballot(
             question=self.question,
             candidates=self.candidates,
-            template=template,
+            template=AUTO if self.template is None else self.template,
             reference=self.reference,
             criteria=self.criteria,
             form=self.form or "relation",
@@ -146,7 +153,6 @@ class JudgeBody(Generation):
             lettering=self.labels or "fixed",
             seed=self.seed or 0,
             ranking=self.ranking,
-            ties=self.allows_ties(template),
             tie_margin=self.tie_margin,
         )
         return Job(
@@ -156,6 +162,11 @@ class JudgeBody(Generation):
             deterministic=self.deterministic is not False,
             id=head.id,
         )
+
+    def suited(self, ballot: Ballot, info: ModelInfo) -> Ballot:
+        """Return the request's ballot as it will be shown to a model."""
+        shown_as = suited(ballot, info)
+        return replace(shown_as, ties=self.allows_ties(shown_as.template))
 
     def allows_ties(self, template: str) -> bool:
         """Say whether the judge may answer that none is best, in this template (its name or text).

@@ -258,7 +258,7 @@ GOOD: dict[str, Any] = {"question": "Q?", "candidates": ["x", "y"]}
         ({"candidates": ["x", {"text": "y", "name": "n"}]}, "candidates", "only id and text, got"),
         ({"form": "rank"}, "form", "form must be 'relation', 'score' or 'likert', got 'rank'; "),
         ({"form": "likert", "candidates": ["x", "y", "z"]}, "form", "must have 2 candidates, got"),
-        ({"labels": "greek"}, "labels", "labels must be 'fixed' or 'random', got 'greek'; "),
+        ({"labels": "greek"}, "labels", "or 'brackets', got 'greek'; "),
         ({"ties": "no"}, "ties", "ties must be 'allow', 'forbid' or 'auto', got 'no'; "),
         ({"ranking": "elo"}, "ranking", "ranking must be 'mean', 'kemeny' or 'borda', got 'elo'"),
         (
