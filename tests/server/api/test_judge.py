@@ -274,6 +274,9 @@ GOOD: dict[str, Any] = {"question": "Q?", "candidates": ["x", "y"]}
         ({"form": "rank"}, "form", "form must be 'relation', 'score' or 'likert', got 'rank'; "),
         ({"form": "likert", "candidates": ["x", "y", "z"]}, "form", "must have 2 candidates, got"),
         ({"labels": "greek"}, "labels", "or 'brackets', got 'greek'; "),
+        ({"tie_margin": -0.5}, "tie_margin", "tie_margin must be greater than or equal to 0, got"),
+        ({"tie_margin": "1"}, "tie_margin", "tie_margin must"),
+        ({"min_probability": 1.5}, "min_probability", "min_probability must be less than or equal"),
         ({"ties": "no"}, "ties", "ties must be 'allow', 'forbid' or 'auto', got 'no'; "),
         ({"ranking": "elo"}, "ranking", "ranking must be 'mean', 'kemeny' or 'borda', got 'elo'"),
         (
