@@ -26,9 +26,9 @@ def judged(
     votes, verdicts = [], {}
     for pair in itertools.combinations(range(len(texts)), 2):
         own = []
-        for order in (pair, pair[::-1]):
-            values = value and tuple(value(texts[i], slot) for slot, i in enumerate(order))
-            own.append(Vote(order, _index(texts, order, choose), values))
+        for shown in (pair, pair[::-1]):
+            values = value and tuple(value(texts[i], slot) for slot, i in enumerate(shown))
+            own.append(Vote(shown, _index(texts, shown, choose), values))
         votes += own
         in_pair = [
             Vote(tuple(map(pair.index, vote.by_slot)), _place(vote, pair), vote.values)

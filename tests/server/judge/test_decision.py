@@ -11,7 +11,8 @@ from judges import ALL, asked, judged, serving
 
 from portia.probability import Isotonic, Temperature, kept
 from portia.verdict import Vote, decide
-from server.engines.scripted import Scripted, content_judge, slot_lover
+from server.engines.scripted import Answer, Scripted, content_judge, slot_lover
+from server.job import Sampling
 from server.judge.ballot import Case
 from server.judge.calibration import Calibration
 from server.judge.decision import Decision, fit_key
@@ -96,6 +97,39 @@ async def test_a_conflict_is_decided_by_the_margin_of_both_orders() -> None:
     assert (reply["preferred"], reply["probability"], reply["abstained"]) == (None, None, True)
 
 
+async def test_a_calibrated_call_is_decided_by_what_is_left_of_its_margin() -> None:
+    judge = content_judge(lambda text, slot: float(len(text)) + 4.0 * (slot == 0))
+    async with serving(judge) as client:
+        stages = [{"stage": "calibrate", "probe": "self"}]
+        for texts, better in ((["a", "bb"], "1"), (["bb", "a"], "0")):
+            reply = await judged(client, texts, stages=stages, min_probability=0.6)
+            assert reply["calls"][0]["label"] == "A"  # in canonical order the worse one is first
+            assert (reply["winner"], reply["preferred"], reply["status"]) == (
+                better,
+                better,
+                "single",
+            )
+            assert reply["probability"] == pytest.approx(1 / (1 + math.exp(-1)))
+            assert not reply["abstained"]
+            careful = await judged(client, texts, stages=stages, min_probability=0.8)
+            assert (careful["winner"], careful["status"]) == (None, "single")
+
+
+async def test_the_last_rung_of_a_ladder_decides() -> None:
+    def script(prompt: str, sampling: Sampling) -> Answer:
+        worth = -1.0 if ", part 1: " in prompt else 1.0  # in parts, the shorter one is better
+        return content_judge(lambda text, slot: worth * len(text) + 99.0 * (slot == 0))(
+            prompt, sampling
+        )
+
+    texts = ["One. Two. Three.", "One. Two. Three. Four."]
+    async with serving(script) as client:
+        whole = await judged(client, texts, stages=[SWAP])
+        climbed = await judged(client, texts, stages=[SWAP, {"stage": "portia"}])
+    assert (whole["status"], climbed["status"]) == ("order_conflict", "order_conflict")
+    assert (whole["preferred"], climbed["preferred"]) == ("1", "0")
+
+
 async def test_without_a_margin_nobody_is_sure_enough() -> None:
     async with serving(content_judge(lambda text, slot: float(len(text))), ("text",)) as client:
         plain = await judged(client, ["a", "bb"], stages=[SWAP])
@@ -125,5 +159,5 @@ async def test_a_fit_that_is_kept_is_used_and_told() -> None:
             "count": 50,
             "log_loss": {"before": 0.9, "after": 0.5},
         }
-    other = await asked(engine, ["a", "bbb"], store, stages=[SWAP], ties="forbid")
+    other = await asked(engine, ["a", "bbb"], store, stages=[SWAP], template="correctness")
     assert other["calibrated"] is None
