@@ -1,8 +1,9 @@
 """Templates of a judge's prompt: built-in ones are files, others come inline with the request.
 
 There is no code in a template: a placeholder is a name in braces, and everything else is text. A
-file may have sections, each below a line of its own: `[system]`, `[user]`, and `[assistant FORM]` or
-`[assistant LABELS]`, with which an answer of that kind begins. What comes inline is the user's.
+file may have sections, each below a line of its own: `[system]`, `[user]`, and `[assistant KIND]`,
+with which an answer begins, where KIND is a form or a set of labels. What comes inline is the
+user's.
 """
 
 from __future__ import annotations
