@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
-from portia.verdict import Verdict, Vote, decide
+from portia.verdict import Method, Verdict, Vote, decide
 
 SETTLED = ("consistent", "tie")
 
@@ -47,13 +47,14 @@ def climb(
     rungs: Sequence[Rung],
     texts: Sequence[str],
     most_calls: int,
+    method: Method | None = None,
     tie_margin: float | None = None,
 ) -> Generator[Rung, Sequence[Vote], Outcome]:
     """Yield the rung to ask, expect its votes, and return at the first one whose orders agree.
 
     texts       the candidates' texts, by the indices in the votes
     most_calls  of all rungs together
-    tie_margin  as in `decide`
+    method      and tie_margin: as in `decide`
     raises      ValueError  if there is no rung, no calls enough for the first, or no vote
     """
     _check(rungs, most_calls)
@@ -63,7 +64,8 @@ def climb(
         votes = yield rung
         if not votes:
             raise ValueError(f"rung '{rung.name}' must have votes, got none; send those it gave")
-        verdict = decide(votes, texts, order_free=rung.order_free, tie_margin=tie_margin)
+        free = rung.order_free
+        verdict = decide(votes, texts, order_free=free, method=method, tie_margin=tie_margin)
         tried, spent = tried + 1, spent + rung.calls
         settled, last = verdict.status in SETTLED, tried == len(rungs)
         stopped = not settled and not last and spent + rungs[tried].calls > most_calls

@@ -55,6 +55,8 @@ class Ballot:
     parts           each candidate cut into as many parts, shown in turn; () = whole
     debate          statements shown besides the candidates
     ties            True = the judge may say that none is best
+    taught          True = the model was trained on the template: where it names ties it still does,
+                    allowed or not, since without them it is a prompt that the model never saw
     tie_margin      a debiased margin up to this is a tie, in the form's unit; None = calls say so
     """
 
@@ -74,6 +76,7 @@ class Ballot:
     parts: tuple[tuple[str, ...], ...] = ()
     debate: tuple[Statement, ...] = ()
     ties: bool = True
+    taught: bool = False
     tie_margin: float | None = None
     chat: frozenset[ChatAbility] = frozenset({"system", "continued"})
 
@@ -86,6 +89,11 @@ class Ballot:
     def texts(self) -> tuple[str, ...]:
         """Return the candidates' texts by their indices."""
         return tuple(candidate.text for candidate in self.candidates)
+
+    @property
+    def names_ties(self) -> bool:
+        """Return whether the prompt says that none may be best."""
+        return self.ties or (self.taught and self.form == "relation" and not self.evidence)
 
     def canonical(self) -> tuple[int, ...]:
         """Return the candidates' indices in an order that depends on their content alone."""

@@ -229,7 +229,7 @@ class Likert:
         chances = {point: math.exp(logprobs[point] - most) for point in leads}
         lead = fsum(map(mul, chances.values(), leads.values())) / fsum(chances.values())
         values = (lead / 2, -lead / 2)
-        if _mass(logprobs) < least_mass:
+        if mass(logprobs) < least_mass:
             return Said(values=values)
         sides = [
             fsum(chance for point, chance in chances.items() if _side(leads[point]) == side)
@@ -262,7 +262,7 @@ FORMS: Mapping[FormName, Form] = MappingProxyType(
 
 def greatest(logprobs: Mapping[str, float], least_mass: float) -> str | None:
     """Return the most probable label, the tie if two are, None below a mass of `least_mass`."""
-    if _mass(logprobs) < least_mass:
+    if mass(logprobs) < least_mass:
         return None
     most = max(logprobs.values())
     best = [label for label, logprob in logprobs.items() if logprob == most]
@@ -297,5 +297,6 @@ def majority(said: Sequence[Said]) -> Said:
     return Said(verdict, choice, values or None)
 
 
-def _mass(logprobs: Mapping[str, float]) -> float:
+def mass(logprobs: Mapping[str, float]) -> float:
+    """Return the summed probability of labels."""
     return fsum(math.exp(logprob) for logprob in logprobs.values())

@@ -55,7 +55,8 @@ def _ladder(plan: Plan, once: Proceed, most_calls: int) -> Proceed:
     async def answer(job: Job) -> Reply:
         stages_of = {_rung(each, job): each.stages for each in plan.rungs}
         ballot = ballot_of(job)
-        climbing = consensus.climb(list(stages_of), ballot.texts, most_calls, ballot.tie_margin)
+        how = (ballot.ranking, ballot.tie_margin)
+        climbing = consensus.climb(list(stages_of), ballot.texts, most_calls, *how)
         replies: list[Reply] = []
         rung = next(climbing)
         while True:

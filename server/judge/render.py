@@ -85,7 +85,7 @@ def render(ballot: Ballot) -> ChatPrompt:
 
 def task(ballot: Ballot) -> str:
     """Return what the judge is told to do."""
-    what, how, verdict = FORMS[ballot.form].task(letters(ballot), ballot.ties)
+    what, how, verdict = FORMS[ballot.form].task(letters(ballot), ballot.names_ties)
     if not ballot.evidence:
         return f"{what} {_bracketed(ballot) if ballot.lettering == 'brackets' else how}"
     return (

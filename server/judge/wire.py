@@ -24,7 +24,6 @@ from server.protocol.replies import Head
 MOST_CANDIDATES = len(LETTERS)
 MOST_CALLS = 64
 MOST_ID = 256  # characters
-TAUGHT_TIES = "plain"  # the template that the embedded model was trained on, ties among its labels
 
 Ties = Literal["allow", "forbid", "auto"]
 
@@ -77,7 +76,7 @@ class JudgeBody(Generation):
     labels          fixed = A, B, ... by slot; random = letters drawn for every order from `seed`;
                     numbers, ordinals, brackets = 1, first, [[A]] for the first slot
     ties            whether the judge may answer that none is best; auto = only of two candidates,
-                    and in the template whose model learnt to
+                    and in the template that the model was trained on
     tie_margin      a debiased margin up to this is a tie, in the form's unit, and the judge is not
                     asked for ties
     min_probability of the preferred being right; below it nobody is named
@@ -166,19 +165,22 @@ class JudgeBody(Generation):
     def suited(self, ballot: Ballot, info: ModelInfo) -> Ballot:
         """Return the request's ballot as it will be shown to a model."""
         shown_as = suited(ballot, info)
-        return replace(shown_as, ties=self.allows_ties(shown_as.template))
+        taught = shown_as.template == info.template
+        return replace(shown_as, taught=taught, ties=self.allows_ties(taught))
 
-    def allows_ties(self, template: str) -> bool:
-        """Say whether the judge may answer that none is best, in this template (its name or text).
+    def allows_ties(self, taught: bool) -> bool:
+        """Say whether the judge may answer that none is best.
 
-        Naming ties in a prompt invites them: models that were not taught when to say so say it of
-        most pairs. A request does not tell whether there are any, so auto forbids; and with
-        `tie_margin` it is the margin that says so.
+        taught  whether the model was trained on the template, where it learnt when to say so
+
+        Naming ties in a prompt invites them: models that were not taught say it of most pairs. A
+        request does not tell whether there are any, so auto forbids; and with `tie_margin` it is
+        the margin that says so.
         """
         if self.tie_margin is not None:
             return False
         if self.ties in (None, "auto"):
-            return len(self.candidates) == 2 and template == TAUGHT_TIES
+            return len(self.candidates) == 2 and taught
         return self.ties == "allow"
 
     def check_calls(self, plan: Plan, job: Job) -> None:

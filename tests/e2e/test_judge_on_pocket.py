@@ -40,6 +40,8 @@ COMBINED = [  # stages, and fields of the request
     ([{"stage": "sample", "k": 2, "max_tokens": 8}], {}),
     ([{"stage": "synthesize"}], {"max_tokens": 8}),
     ([{"stage": "pairwise"}], {}),
+    ([SWAP], {"ties": "forbid", "min_probability": 0.6}),
+    ([PINE], {"tie_margin": 1.0}),
 ]
 
 
@@ -67,7 +69,8 @@ async def judged(
 
 def invariant(reply: dict[str, Any]) -> dict[str, Any]:
     """Return what no order may change, to the last bit."""
-    same = {name: reply[name] for name in ("winner", "status", "margin", "slot_bias", "rung")}
+    told = ("winner", "preferred", "probability", "status", "margin", "slot_bias", "rung")
+    same = {name: reply[name] for name in told}
     ranking = [(each["id"], each["score"]) for each in reply["ranking"]]
     told = ("order", "letters", "label", "logprobs", "values", "text", "samples")
     calls = [[each.get(name) for name in told] for each in reply["calls"]]

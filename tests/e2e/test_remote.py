@@ -157,6 +157,21 @@ def test_a_judge_decides_as_the_other(
         assert one["logprobs"] == pytest.approx(other["logprobs"], abs=1e-6)
 
 
+@pytest.mark.parametrize("fields", [{}, {"ties": "forbid"}, {"tie_margin": 2.0}])
+@pytest.mark.parametrize("stages", [({"stage": "swap"},), ({"stage": "portia"},)])
+def test_a_decision_is_mirrored_to_the_bit(
+    remote: str, stages: tuple[dict[str, Any], ...], fields: dict[str, Any]
+) -> None:
+    body = {**ballot(*stages), **fields, "min_probability": 0.6}
+    one, other = (
+        post(remote, "judge", {**body, "candidates": candidates})
+        for candidates in (body["candidates"], body["candidates"][::-1])
+    )
+    told = ("winner", "preferred", "probability", "abstained", "status", "margin", "slot_bias")
+    assert [one[name] for name in told] == [other[name] for name in told]
+    assert one["probability"] is not None
+
+
 def test_it_judges_with_swap_where_it_is_not_told(remote: str) -> None:
     body = {name: value for name, value in ballot().items() if name != "stages"}
     assert post(remote, "judge", body)["evenhand"]["stages"] == [{"stage": "swap"}]

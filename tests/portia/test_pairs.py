@@ -16,13 +16,24 @@ Choose = Callable[[str, str], str | None]
 choice = st.sampled_from(["first", "second", "tie", None])
 
 
-def judged(texts: list[str], choose: Choose) -> Verdict:
-    """Ask a judge that is shown two texts in order, and says which of them, "tie" or None."""
+def judged(
+    texts: list[str], choose: Choose, value: Callable[[str, int], float] | None = None
+) -> Verdict:
+    """Ask a judge that is shown two texts in order, and says which of them, "tie" or None.
+
+    value  of a text in a slot, where the judge has values
+    """
     votes, verdicts = [], {}
     for pair in itertools.combinations(range(len(texts)), 2):
-        own = [Vote(order, _index(texts, order, choose)) for order in (pair, pair[::-1])]
+        own = []
+        for order in (pair, pair[::-1]):
+            values = value and tuple(value(texts[i], slot) for slot, i in enumerate(order))
+            own.append(Vote(order, _index(texts, order, choose), values))
         votes += own
-        in_pair = [Vote(tuple(map(pair.index, vote.by_slot)), _place(vote, pair)) for vote in own]
+        in_pair = [
+            Vote(tuple(map(pair.index, vote.by_slot)), _place(vote, pair), vote.values)
+            for vote in own
+        ]
         verdicts[pair] = decide(in_pair, [texts[index] for index in pair])
     verdict, order = decide_pairs(votes, verdicts, texts)
     assert verdict.slot_bias == order.value
@@ -66,6 +77,27 @@ def test_the_numbering_changes_no_bit(texts: list[str], said: list[str | None]) 
     ]
     assert (one.status, one.margin, one.slot_bias) == (other.status, other.margin, other.slot_bias)
     assert one.intervals == other.intervals
+
+
+@given(st.permutations(["a", "bb", "cccc", "ddd"]))
+def test_of_a_judge_of_slots_the_values_tell_whom_it_prefers(texts: list[str]) -> None:
+    verdict = judged(texts, lambda one, other: "first", lambda text, slot: len(text) - 9.0 * slot)
+    assert (verdict.status, verdict.winner) == ("order_conflict", None)
+    assert verdict.preferred == verdict.ranking[0][0] == texts.index("cccc")
+    assert verdict.margin == pytest.approx(0.0, abs=1e-9)
+    silent = judged(texts, lambda one, other: "first")
+    assert silent.preferred is None
+    blind = judged(texts, lambda one, other: "first", lambda text, slot: -9.0 * slot)
+    assert blind.preferred is None
+
+
+def test_the_strongest_is_preferred_and_of_equal_texts_none() -> None:
+    def longer(one: str, other: str) -> str:
+        return "tie" if one == other else "first" if len(one) > len(other) else "second"
+
+    assert judged(["a", "bbb", "cc"], longer).preferred == 1
+    twins = judged(["bbb", "a", "bbb"], longer, lambda text, slot: len(text) - slot / 3)
+    assert (twins.preferred, twins.winner, twins.status) == (None, None, "tie")
 
 
 def test_a_conflict_among_others_does_not_cost_the_win() -> None:

@@ -55,6 +55,89 @@ def test_swapping_the_answers_mirrors_the_verdict(
     )
 
 
+@given(logprob, logprob, logprob, logprob, st.floats(0, 5), st.sampled_from([None, 0, 1, TIE]))
+def test_whom_the_margin_speaks_for_is_preferred_whatever_was_said(
+    a1: float, b1: float, a2: float, b2: float, tie_margin: float, choice: int | None
+) -> None:
+    votes = [Vote((0, 1), choice, (a1, b1)), Vote((1, 0), 0, (b2, a2))]
+    verdict = decide(votes, ["x", "y"], tie_margin=tie_margin)
+    lead = math.fsum([a1 - b1, a2 - b2]) / 2
+    assert verdict.margin == (max(0.0, lead) if choice == 0 else abs(lead))
+    if choice == 0:
+        assert verdict.preferred == 0  # all chose it, so it is the winner if anybody is
+    else:
+        assert verdict.preferred == (None if lead == 0 else 0 if lead > 0 else 1)
+    assert (verdict.status == "tie") == (choice is not None and verdict.margin <= tie_margin)
+    if verdict.winner is not None:
+        assert verdict.winner == verdict.preferred
+    mirrored = [
+        Vote((1, 0), choice if choice in (None, TIE) else 1 - choice, (a1, b1)),
+        Vote((0, 1), 1, (b2, a2)),
+    ]
+    other = decide(mirrored, ["y", "x"], tie_margin=tie_margin)
+    mirror = {0: 1, 1: 0, None: None}
+    assert (other.preferred, other.winner) == (mirror[verdict.preferred], mirror[verdict.winner])
+    assert (other.status, other.margin) == (verdict.status, verdict.margin)
+
+
+@given(
+    st.lists(st.lists(logprob, min_size=4, max_size=4), min_size=4, max_size=4),
+    st.sampled_from(["mean", "kemeny", "borda"]),
+    st.floats(0, 3),
+)
+def test_of_many_the_margin_is_the_preferreds(
+    scores: list[list[float]], method: Literal["mean", "kemeny", "borda"], tie_margin: float
+) -> None:
+    votes, texts = square(scores), list("wxyz")
+    verdict = decide(votes, texts, method=method, tie_margin=tie_margin)
+    (first, best), (_, next_) = verdict.ranking[:2]
+    assert best is not None and next_ is not None and verdict.margin is not None
+    assert verdict.preferred in (None, first)
+    assert verdict.margin == pytest.approx(max(0.0, best - next_), abs=1e-9)
+    assert (verdict.status == "tie") == (
+        verdict.margin <= tie_margin or decide(votes, texts, method=method).status == "tie"
+    )
+    if verdict.preferred is None:
+        assert best == pytest.approx(next_)
+
+
+def test_of_calls_that_only_chose_most_is_preferred() -> None:
+    def preferred(*choices: int | None, texts: str = "xy") -> int | None:
+        orders = itertools.cycle([(0, 1), (1, 0)])
+        votes = [Vote(order, choice) for order, choice in zip(orders, choices, strict=False)]
+        return decide(votes, list(texts)).preferred
+
+    assert preferred(1) == preferred(1, 1) == preferred(1, TIE) == preferred(1, None) == 1
+    assert preferred(0, 1) is preferred(TIE, TIE) is preferred(None) is None
+    assert preferred(0, 0, texts="xx") is None
+
+
+def test_equal_answers_and_equal_values_prefer_nobody() -> None:
+    assert decide([Vote((0, 1), 0, (-1.0, -2.0))], ["x", "x"]).preferred is None
+    assert decide([Vote((0, 1), TIE, (-1.0, -1.0))], ["x", "y"]).preferred is None
+    twins = [best((0, 1, 2), (-1.0, -1.0, -5.0)), best((1, 2, 0), (-1.0, -5.0, -1.0))]
+    assert decide(twins, ["same", "same", "bad"]).preferred is None
+
+
+def test_a_lead_that_two_scores_cannot_tell_is_still_one() -> None:
+    a1, b1 = -9.74697442173512, -28.333453831098335
+    a2, b2 = -20.790833038842337, -2.2043536294791197
+    found = []
+    for texts in ("xy", "yx"):
+        verdict = decide([Vote((0, 1), 0, (a1, b1)), Vote((1, 0), 1, (b2, a2))], texts)
+        assert [score for _, score in verdict.ranking] == [0.0, 0.0]
+        found.append((verdict.preferred, verdict.margin))
+    assert found == [(1, 1.7763568394002505e-15)] * 2
+
+
+def test_what_could_not_be_read_is_no_tie_by_margin() -> None:
+    votes = [Vote((0, 1), None, (-1.0, -1.1)), Vote((1, 0), 0, (-1.1, -1.0))]
+    verdict = decide(votes, ["x", "y"], tie_margin=5.0)
+    assert (verdict.status, verdict.preferred) == ("unparsed", 0)
+    silent = decide([Vote((0, 1), 0), Vote((1, 0), 0)], ["x", "y"], tie_margin=5.0)
+    assert (silent.status, silent.winner) == ("consistent", 0)
+
+
 @given(logprob, logprob)
 def test_a_judge_of_slots_conflicts_with_no_margin(lead: float, other: float) -> None:
     lead = max(lead, other + 1.0)

@@ -17,6 +17,7 @@ from trials.commands import options
 
 if TYPE_CHECKING:
     from trials.datasets import Item
+    from trials.fitting import Fitting
     from trials.report.figures import Report
 
 
@@ -42,6 +43,15 @@ def judge(
     max_calls: options.MaxCalls = None,
     concurrency: Annotated[int, typer.Option(min=1, help="items judged at once")] = 4,
     state_dir: options.StateDir = None,
+    fit: Annotated[
+        str | None,
+        typer.Option(
+            help="labels: fit margins to the data's labels, and keep that in --state-dir for "
+            "`probability`",
+            metavar="labels",
+        ),
+    ] = None,
+    fit_method: Annotated[str, typer.Option(help="temperature or isotonic")] = "temperature",
 ) -> None:
     """Judge a data set. After Ctrl-C or a crash the same command goes on where it was."""
     given = dict(locals())
@@ -52,15 +62,20 @@ def judge(
 
         running.check_paths(report)
         items = running.items(given)
-        found = asyncio.run(_judged(items, given))
+        fitting = running.fitting(given, items)
+        found, kept = asyncio.run(_judged(items, given, fitting))
         _show(found, given)
+        if kept:
+            print(f"evenhand: {kept}", file=sys.stderr)
         running.write(report, found.wire())
     if found.missing:
         fail(f"{found.missing} items are missing, since the engine failed; {again}")
 
 
-async def _judged(items: list[Item], given: Mapping[str, Any]) -> Report:
-    """Judge what the record lacks, and report."""
+async def _judged(
+    items: list[Item], given: Mapping[str, Any], fitting: Fitting | None
+) -> tuple[Report, str | None]:
+    """Judge what the record lacks; return the report, and what is said of a fit."""
     from trials.commands import running
     from trials.records import Records
     from trials.trial import check
@@ -70,7 +85,10 @@ async def _judged(items: list[Item], given: Mapping[str, Any]) -> Report:
         check(items, judge)
         name, at_once = given["method"] or "judge", given["concurrency"]
         with closing(Records(given["out"], judge.run(items[0]))) as records, running.bars() as bar:
-            return await running.run(name, items, judge, records, bar, at_once=at_once)
+            report = await running.run(name, items, judge, records, bar, at_once=at_once)
+        if fitting is None:
+            return report, None
+        return report, fitting.keep(judge, items, fitting.fitted(items, records.done))
 
 
 def _stages(given: Mapping[str, Any]) -> list[dict[str, Any]] | None:

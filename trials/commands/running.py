@@ -27,6 +27,7 @@ from server.errors import EngineError, PlanError
 from server.judge.calibration import Calibration
 from server.options import Chosen, ChosenElsewhere, options_of, read_settings
 from trials.datasets import Item, load
+from trials.fitting import Fitting
 from trials.records import Records
 from trials.report.figures import Report
 from trials.trial import METHODS, Judge, trial
@@ -38,6 +39,16 @@ FIELDS = ("form", "template", "criteria", "max_calls", "seed")
 def items(given: Mapping[str, Any]) -> list[Item]:
     """Return the items that the options name (PlanError)."""
     return load(given["data"], given["schema"], given["seed"])[: given["limit"]]
+
+
+def fitting(given: Mapping[str, Any], items: Sequence[Item]) -> Fitting | None:
+    """Return how to fit to the items' labels, None where that is not asked for (PlanError)."""
+    if given["fit"] is None:
+        return None
+    settings = read_settings(_picked(given, SETTINGS))
+    found = Fitting.of(given["fit"], given["fit_method"], settings.slot_biases)
+    found.check(items)
+    return found
 
 
 @asynccontextmanager

@@ -210,35 +210,50 @@ INLINE = "{question}\n{candidates}{task}"
 
 
 @pytest.mark.parametrize(
-    ("fields", "texts", "allowed"),
+    ("fields", "texts", "allowed", "named"),
     [
-        ({}, "xy", True),
-        ({}, "xyz", False),
-        ({"template": "correctness"}, "xy", False),
-        ({"template": INLINE}, "xy", False),
-        ({"ties": "auto"}, "xy", True),
-        ({"ties": "forbid"}, "xy", False),
-        ({"ties": "allow"}, "xyz", True),
-        ({"ties": "allow", "template": INLINE}, "xy", True),
+        ({}, "xy", True, True),  # the script says that it was trained on plain
+        ({"ties": "auto"}, "xy", True, True),
+        ({}, "xyz", False, True),
+        ({"ties": "forbid"}, "xy", False, True),
+        ({"tie_margin": 0.0}, "xy", False, True),
+        ({"template": "correctness"}, "xy", False, False),
+        ({"template": "correctness"}, "xyz", False, False),
+        ({"template": "correctness", "ties": "allow"}, "xyz", True, True),
+        ({"template": INLINE}, "xy", False, False),
+        ({"template": INLINE, "ties": "allow"}, "xy", True, True),
+        ({"ties": "allow"}, "xyz", True, True),
     ],
 )
 async def test_ties_are_named_where_they_are_allowed(
-    fields: dict[str, Any], texts: str, allowed: bool
+    fields: dict[str, Any], texts: str, allowed: bool, named: bool
 ) -> None:
-    seen: list[Sampling] = []
+    """And where the model was trained on a prompt that names them; but then T is no label."""
     prompts: list[str] = []
 
     def script(prompt: str, sampling: Sampling) -> Answer:
-        seen.append(sampling)
         prompts.append(prompt)
-        return content_judge(lambda text, slot: ord(text) / 9, tie=99.0)(prompt, sampling)
+        return content_judge(lambda text, slot: ord(text) / 9, tie=3.0)(prompt, sampling)
 
     async with serving(script) as client:
         reply = await judged(client, list(texts), stages=[SWAP], **fields)
-    assert all(("T" in each.labels) == allowed for each in seen)
-    assert all(("tie" in prompt.casefold()) == allowed for prompt in prompts)
+        shown = [("tie" in prompt.casefold()) for prompt in prompts]
+        forced = (
+            await judged(client, list(texts), stages=[SWAP], **fields, form="likert")
+            if len(texts) == 2
+            else None
+        )
+    assert set(shown) == {named}
     assert all(("T" in call["logprobs"]) == allowed for call in reply["calls"])
-    assert reply["winner"] == (None if allowed else str(len(texts) - 1))
+    assert reply["winner"] == str(len(texts) - 1)
+    assert forced is None or len(forced["calls"][0]["logprobs"]) == 4 + allowed
+
+
+async def test_a_judge_that_was_trained_to_says_in_words_that_none_is_best() -> None:
+    async with serving([Answer("T")] * 4, ("text",)) as client:
+        own = await judged(client, ["x", "y"], stages=[SWAP], ties="forbid")
+        other = await judged(client, ["x", "y"], stages=[SWAP], template="correctness")
+    assert (own["status"], other["status"]) == ("tie", "unparsed")
 
 
 async def test_an_engine_without_logprobs_is_read_by_its_text() -> None:

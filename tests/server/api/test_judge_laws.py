@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,9 +14,15 @@ from hypothesis import strategies as st
 from judges import ALL, asked, invariant, judged, opinionated, quick, serving
 
 from portia.metrics import Item, ReportCard
+from portia.probability import Temperature, kept
 from server.engines.base import Ability
 from server.engines.scripted import Scripted, content_judge, slot_lover
-from server.judge.calibration import Calibration
+from server.judge.bias import key
+from server.judge.calibration import ENOUGH, Calibration
+from server.judge.judging import Judging
+from server.judge.wire import JudgeBody
+from server.protocol.common import parse
+from server.stages.base import case_of
 
 PINE, SWAP, PAIRWISE = {"stage": "pine"}, {"stage": "swap"}, {"stage": "pairwise"}
 PORTIA, SYNTHESIZE = {"stage": "portia"}, {"stage": "synthesize"}
@@ -71,6 +79,70 @@ async def test_exchanging_the_candidates_mirrors_the_reply(
     assert first["unit"] in (None, "nats", "points")
     if x == y:
         assert (first["status"], first["winner"]) == ("tie", None)
+
+
+@quick
+@given(
+    x=texts,
+    y=texts,
+    ties=st.sampled_from(["allow", "forbid"]),
+    template=st.sampled_from(["plain", "correctness"]),
+    tie_margin=st.sampled_from([None, 0.0, 0.7]),
+    least=st.sampled_from([None, 0.6, 0.9]),
+    known=st.booleans(),
+)
+@pytest.mark.parametrize("stages", [*BOTH, *ONCE, *PAIRS])
+async def test_exchanging_the_candidates_mirrors_the_decision(
+    stages: list[Any],
+    x: str,
+    y: str,
+    tie_margin: float | None,
+    least: float | None,
+    known: bool,
+    **fields: Any,
+) -> None:
+    """Whom it prefers, how probably, ties and abstentions; of a judge that is known and of others.
+
+    A probe teaches the store what ties are worth, so each order asks one that knows the same.
+    """
+    names = {"x": x, "y": y}
+    asking = {**fields, "tie_margin": tie_margin, "min_probability": least, "stages": stages}
+    found = []
+    for order in ("xy", "yx"):
+        sent = [{"id": name, "text": names[name]} for name in order]
+        engine, store = Scripted(content_judge(opinionated, tie=0.9), ALL), Calibration(None)
+        if known:
+            experience(store, sent, engine, **asking)
+        elif stages == [STORE]:
+            await asked(engine, sent, store, **{**asking, "stages": [SWAP]})
+        found.append(await asked(engine, sent, store, **asking))
+    first, second = found
+    assert invariant(first, names) == invariant(second, names)
+    assert first["winner"] in (None, first["preferred"])
+    if least is not None:
+        assert first["abstained"] == ((first["probability"] or 0.0) < least)
+        assert first["preferred"] is None or not first["abstained"]
+    elif x != y and first["margin"]:
+        assert first["preferred"] == first["ranking"][0]["id"]
+        assert 0 < first["probability"] < 1
+    if known and first["probability"] is not None:
+        assert first["calibrated"]["temperature"] == 3.0
+    if x == y:
+        assert first["preferred"] is None
+
+
+def experience(store: Calibration, sent: list[Any], engine: Scripted, **fields: Any) -> None:
+    """Let a store know a judge: its slot bias, what ties are worth, and how right it was."""
+    body = {"question": "Q?", "candidates": sent, **fields}
+    judge = Judging.of(parse(json.dumps(body).encode(), JudgeBody), engine, "m", [SWAP], store)
+    case = case_of(judge.errand.job)
+    for reading in (False, True):
+        about = key(case, replace(case.ballot, as_documents=reading))
+        for place in range(ENOUGH):
+            store.observe(about, place / 9 - 1.0)
+            store.observe(about, place / 7 - 1.5, "tie_odds")
+    asked_so = Judging.of(judge.errand.body, engine, "m", fields["stages"], store)
+    store.keep(asked_so.fit_key, kept(Temperature(3.0, 99)))
 
 
 @pytest.mark.parametrize("form", FORMS)

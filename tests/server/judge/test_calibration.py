@@ -236,3 +236,37 @@ def test_a_fault_while_running_is_one_sentence_too(tmp_path: Path) -> None:
             other.execute("DROP TABLE slot_bias")
         with pytest.raises(EngineError, match="calibration file must be"):
             store.observe(KEY, 1.0)
+
+
+def test_a_store_of_before_keeps_its_rows_and_takes_more(tmp_path: Path) -> None:
+    file = tmp_path / "biases.db"
+    with closing(sqlite3.connect(file)) as before:
+        before.execute(
+            "CREATE TABLE slot_bias (model TEXT, template TEXT, form TEXT, labels TEXT, "
+            "reading TEXT, count INTEGER NOT NULL, mean REAL NOT NULL, squares REAL NOT NULL, "
+            "PRIMARY KEY (model, template, form, labels, reading)) WITHOUT ROWID"
+        )
+        row = (KEY.model, KEY.template, KEY.form, KEY.labels, KEY.reading, 7, 0.25, 1.5)
+        before.execute("INSERT INTO slot_bias VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+        before.execute("PRAGMA user_version = 1")
+        before.commit()
+    for _ in range(2):
+        with closing(Calibration(file)) as store:
+            assert (known(store).count, known(store).mean) == (7, 0.25)
+            store.observe(KEY, -2.0, "tie_odds")
+    with closing(Calibration(file)) as store:
+        of_ties = store.of(KEY, "tie_odds")
+        assert of_ties is not None
+        assert (of_ties.count, of_ties.mean) == (2, -2.0)
+        assert known(store).count == 7  # habits do not mix
+
+
+def test_a_fit_is_kept_across_restarts_and_replaced(tmp_path: Path) -> None:
+    file = tmp_path / "biases.db"
+    with closing(Calibration(file)) as store:
+        assert store.fit("key") is None
+        store.keep("key", {"method": "temperature", "temperature": 3.0})
+        store.keep("key", {"method": "temperature", "temperature": 2.5})
+    with closing(Calibration(file)) as store:
+        assert store.fit("key") == {"method": "temperature", "temperature": 2.5}
+        assert store.fit("other") is None

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from asking import Command
 
-from server.engines.scripted import Answer, Scripted
+from server.engines.scripted import Answer, Scripted, content_judge, slot_lover
 from server.errors import EngineError
 from server.job import Sampling
 from trials import trial
@@ -91,6 +91,16 @@ def test_options_reach_every_request(command: Command, pairs: Path, engine: Scri
         (["pairs.json", "--method", "swap", "--max-calls", "1"], "max_calls must be at least 2"),
         (["pairs.json", "--threads", "-1"], "--threads (or EVENHAND_THREADS) must be"),
         (["pairs.json", "--out", "pairs.json"], "out file must be new, or of an earlier run"),
+        (["pairs.json", "--fit", "labels"], "--fit must have a place where the fit is kept"),
+        (["pairs.json", "--fit", "taste", "--state-dir", "s"], "--fit must be labels, got 'taste'"),
+        (
+            ["pairs.json", "--fit", "labels", "--fit-method", "spline", "--state-dir", "s"],
+            "--fit-method must be one of temperature, isotonic, got 'spline'; name one",
+        ),
+        (
+            ["pairs.json", "--fit", "labels", "--state-dir", "s"],
+            "--fit must have at least 30 labelled pairs in the data, got 5; ",
+        ),
         (["pairs.json", "--report", "/dev/null/x"], "report must be a file that can be written"),
     ],
 )
@@ -147,3 +157,61 @@ def test_ctrl_c_says_how_to_go_on(
     done = command("judge", str(pairs), "--method", "none", "--out", "v.jsonl")
     assert done.exit_code == 130
     assert done.stderr.endswith("evenhand: stopped; run the same command again to go on\n")
+
+
+def lengths(path: Path, count: int) -> str:
+    """Write pairs of which the longer answer is labelled the better one, but for every fifth."""
+    rows = [
+        {
+            "input": f"q{n}",
+            "output_1": "a" * (1 + n % 3),
+            "output_2": "b" * (2 + n % 4),
+            "label": 2 if (2 + n % 4 > 1 + n % 3) == bool(n % 5) else 1,
+        }
+        for n in range(count)
+    ]
+    path.write_text(json.dumps(rows))
+    return str(path)
+
+
+@pytest.mark.parametrize("method", ["temperature", "isotonic"])
+def test_a_fit_is_kept_and_used_by_the_next_request(
+    command: Command, engine: Scripted, tmp_path: Path, method: str
+) -> None:
+    engine._script = content_judge(lambda text, slot: 4.0 * len(text) + (slot == 0))
+    data = lengths(tmp_path / "many.json", 60)
+    options = ("--method", "swap", "--out", "v.jsonl")
+    fitted = ("--fit", "labels", "--fit-method", method, "--state-dir", "state")
+    done = command("judge", data, *options, *fitted)
+    assert done.exit_code == 0, done.output
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith(f"evenhand: {method} ") and "labelled items is kept in state" in said
+    before = {each["probability"] for each in records(Path("v.jsonl")) if each["probability"]}
+    assert max(before) > 0.98  # 4 nats are taken for .982
+    engine.alive = True
+    done = command("judge", data, "--method", "swap", "--out", "w.jsonl", "--state-dir", "state")
+    assert done.exit_code == 0, done.output
+    for each in records(Path("w.jsonl")):
+        if each["preferred"] is None:
+            assert (each["probability"], each["calibrated"], each["margin"]) == (None, None, 0.0)
+            continue
+        assert each["calibrated"]["method"] == method
+        assert each["calibrated"]["count"] == sum(
+            row["margin"] > 0 for row in records(Path("w.jsonl"))
+        )
+        assert each["calibrated"]["log_loss"]["after"] < each["calibrated"]["log_loss"]["before"]
+        assert 0.5 <= each["probability"] < 0.95
+    engine.alive = True
+    other = command("judge", data, "--method", "none", "--out", "n.jsonl", "--state-dir", "state")
+    assert other.exit_code == 0, other.output  # another plan: not the one that was fitted
+    assert {json.dumps(each["calibrated"]) for each in records(Path("n.jsonl"))} == {"null"}
+
+
+def test_margins_that_are_none_fit_nothing(
+    command: Command, engine: Scripted, tmp_path: Path
+) -> None:
+    engine._script = slot_lover()
+    data = lengths(tmp_path / "many.json", 40)
+    done = command("judge", data, "--method", "swap", "--fit", "labels", "--state-dir", "state")
+    assert done.exit_code == 1
+    assert "--fit must have at least 30 labelled pairs with a margin, got 0; " in done.stderr
