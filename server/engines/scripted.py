@@ -15,7 +15,9 @@ from server.job import ReadingSpec, Sampling, Work
 from server.prompt import ChatAbility, ChatPrompt, Prompt, TextPrompt
 
 ANSWER = re.compile(
-    r"^Answer ([A-Z])(?:, part \d+)?: (?:<(text-[0-9a-f]+)>((?s:.*?))</\2>|(.*))$", re.MULTILINE
+    r"^(?:Answer ([A-Z\d])|([A-Z][a-z]+) answer)(?:, part \d+)?: "
+    r"(?:<(text-[0-9a-f]+)>((?s:.*?))</\3>|(.*))$",
+    re.MULTILINE,
 )
 
 
@@ -173,13 +175,14 @@ def content_judge(logit: Callable[[str, int], float], tie: float = -9.0) -> Scri
 
 
 def answers(prompt: str) -> dict[str, str]:
-    """Return the answers that a judge's prompt shows, by their letters in the order of the slots.
+    """Return the answers that a judge's prompt shows, by their labels in the order of the slots.
 
     Parts are joined; of a text of several lines without tags around it, the first is taken.
     """
     found: dict[str, str] = {}
-    for letter, tag, fenced, line in ANSWER.findall(prompt):
-        found[letter] = found.get(letter, "") + (fenced if tag else line)
+    for letter, ordinal, tag, fenced, line in ANSWER.findall(prompt):
+        label = letter or ordinal.lower()
+        found[label] = found.get(label, "") + (fenced if tag else line)
     return found
 
 

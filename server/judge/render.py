@@ -19,7 +19,7 @@ from itertools import count
 from portia.interleave import interleave
 from server.judge.ballot import Ballot
 from server.judge.forms import FORMS
-from server.judge.letters import ORDINALS, headings, letters, noun, title
+from server.judge.letters import ORDINALS, TIE, headings, letters, noun, title
 from server.judge.template import PLACEHOLDER, opener, template_of, values
 from server.prompt import ChatPrompt, Message, Part
 
@@ -87,12 +87,18 @@ def task(ballot: Ballot) -> str:
     """Return what the judge is told to do."""
     what, how, verdict = FORMS[ballot.form].task(letters(ballot), ballot.names_ties)
     if not ballot.evidence:
-        bracketed = f"Reply with [[X]] alone, where {verdict}."
-        return f"{what} {bracketed if ballot.lettering == 'brackets' else how}"
+        return f"{what} {_bracketed(ballot) if ballot.lettering == 'brackets' else how}"
     return (
         f"{what} First explain in a few sentences what speaks for and against each. Then write a "
         f"last line that is only Verdict: [[X]] where {verdict}."
     )
+
+
+def _bracketed(ballot: Ballot) -> str:
+    """Return how to answer in brackets; each is written out, since models copy an [[X]]."""
+    *most, last = (f"[[{label}]]" for label in letters(ballot))
+    tied = f", or [[{TIE}]] for a tie" if ballot.ties else ""
+    return f"Reply with {', '.join(most)} or {last}{tied}."
 
 
 def _filled(template: str, ballot: Ballot, fence: Fence) -> Iterator[Part]:

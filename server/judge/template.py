@@ -1,8 +1,9 @@
 """Templates of a judge's prompt: built-in ones are files, others come inline with the request.
 
 There is no code in a template: a placeholder is a name in braces, and everything else is text. A
-file may have sections, each below a line of its own: `[system]`, `[user]`, and `[assistant]`, with
-which the answer begins; `[assistant FORM]` is that of one form. What comes inline is the user's.
+file may have sections, each below a line of its own: `[system]`, `[user]`, and `[assistant KIND]`,
+with which an answer begins, where KIND is a form or a set of labels. What comes inline is the
+user's.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ MEASURED = (
 INLINE = "inline"
 NAMES = ("question", "reference", "criteria", "candidates", "task")
 PLACEHOLDER = re.compile(r"\{([A-Za-z_][^{}\s]*)\}")
-SECTION = re.compile(r"^\[(system|user|assistant(?: \w+)?)\]\n", re.MULTILINE)
+SECTION = re.compile(r"^\[(system|user|assistant \w+)\]\n", re.MULTILINE)
+ANSWER = "assistant "
 NEEDS: Mapping[str, str] = MappingProxyType(  # a template that is pointless without
     {"rubric": "criteria", "reference-guided": "reference"}
 )
@@ -37,7 +39,7 @@ class Template:
 
     system   of the chat; "" = it has none
     user     the case, with the candidates' place
-    openers  by form, with what an answer begins whose first token is read; "" = of all others
+    openers  with what an answer begins, by its form or by a set of labels, which goes before
     """
 
     user: str
@@ -68,18 +70,17 @@ def _read(text: str) -> Template:
         return Template(first.removesuffix("\n"))
     sections = {name: part.strip("\n") for name, part in zip(rest[::2], rest[1::2], strict=True)}
     openers = {
-        name.removeprefix("assistant").strip(): part
+        name.removeprefix(ANSWER): part
         for name, part in sections.items()
-        if name.startswith("assistant")
+        if name.startswith(ANSWER)
     }
     return Template(sections["user"], sections.get("system", ""), MappingProxyType(openers))
 
 
 def suited(ballot: Ballot, info: ModelInfo) -> Ballot:
     """Return a ballot as it will be shown to a model, whose own template it gets where it may."""
-    template = ballot.template
-    if template == AUTO:
-        template = info.template if info.template in built_in() else MEASURED
+    own = info.template if info.template in built_in() else None
+    template = (own or MEASURED) if ballot.template == AUTO else ballot.template
     return replace(ballot, template=template, chat=info.chat)
 
 
@@ -114,10 +115,10 @@ def opener(ballot: Ballot) -> str:
     """
     if ballot.evidence or "continued" not in ballot.chat:
         return ""
-    openers = template_of(ballot).openers
-    begun = openers.get(ballot.form, openers.get("", ""))
     if ballot.lettering == "brackets":
-        return f"{begun} [[".lstrip()
+        return "[["
+    openers = template_of(ballot).openers
+    begun = openers.get(ballot.lettering, openers.get(ballot.form, ""))
     digits = ballot.form != "relation" or ballot.lettering == "numbers"
     return f"{begun} " if begun and digits else begun
 

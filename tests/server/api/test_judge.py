@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from judges import ALL, invariant, judged, opinionated, quick, serving
+from judges import ALL, asked, invariant, judged, opinionated, quick, serving
 
 from server.app import create_app
 from server.engines.scripted import Answer, Scripted, content_judge, slot_lover
-from server.job import Sampling
+from server.errors import PlanError
+from server.job import Sampling, Work
+from server.judge.template import MEASURED, built_in
+from server.prompt import ChatPrompt
 from server.settings import Settings
 
 PINE, SWAP = {"stage": "pine"}, {"stage": "swap"}
@@ -36,6 +40,55 @@ async def test_the_verdict_is_the_same_in_all_orders_of_five(stages: list[Any]) 
     assert len(found) == 120
     assert all(each == found[0] for each in found)
     assert found[0]["margin"] > 0
+
+
+@pytest.mark.parametrize("template", sorted(built_in()))
+@pytest.mark.parametrize("labels", ["fixed", "random", "numbers", "ordinals", "brackets"])
+async def test_no_template_and_no_labels_let_the_order_decide(template: str, labels: str) -> None:
+    names = {"a": "alpha", "b": "bravo!", "c": "charlie"}
+    ways = [[SWAP], *([] if labels == "ordinals" else [[PINE], [SWAP, PINE]])]
+    given = {"template": template, "labels": labels, "criteria": "C", "reference": "R"}
+    async with serving(content_judge(opinionated)) as client:
+        for stages, ties in itertools.product(ways, ("allow", "forbid")):
+            found = []
+            for order in itertools.permutations(names):
+                candidates = [{"id": name, "text": names[name]} for name in order]
+                reply = await judged(client, candidates, stages=stages, ties=ties, **given)
+                assert reply["template"] == template
+                found.append(invariant(reply, names))
+            assert all(each == found[0] for each in found)
+            assert found[0]["margin"] > 0
+
+
+async def test_the_reply_names_the_template_that_was_used() -> None:
+    async def used(engine: Scripted, template: str | None) -> object:
+        return (await asked(engine, ["x", "yy"], template=template, stages=[SWAP]))["template"]
+
+    knowing, other = Scripted(slot_lover()), Scripted(slot_lover())
+    other.info = replace(other.info, template=None)
+    assert await used(knowing, None) == await used(knowing, "auto") == "plain"
+    assert await used(other, None) == await used(other, "auto") == MEASURED
+    assert await used(other, "{question}\n{candidates}") == "inline"
+
+
+async def test_a_model_whose_answer_cannot_be_begun_says_so_once() -> None:
+    engine = Scripted(slot_lover())
+    engine.info = replace(engine.info, template=None, chat=frozenset({"system"}))
+    reply = await asked(engine, ["x", "yy"], stages=[SWAP])
+    [told] = [each for each in reply["evenhand"]["warnings"] if "begins the answer" in each]
+    assert told.startswith("template 'chat-strict' begins the answer with 'Answer', which this mod")
+    assert not any(prompt.continued for work in engine.works for prompt in chats(work))
+    with pytest.raises(PlanError, match="labels 'brackets' must have a model whose answer can be"):
+        await asked(engine, ["x", "yy"], labels="brackets", stages=[SWAP])
+    engine.info = replace(engine.info, chat=frozenset({"continued"}))
+    reply = await asked(engine, ["x", "yy"], stages=[SWAP])
+    assert "warnings" not in reply["evenhand"]
+    assert all(prompt.continued for prompt in chats(engine.works[-1]))
+    assert [each.role for each in chats(engine.works[-1])[0].messages] == ["user", "assistant"]
+
+
+def chats(work: Work) -> list[ChatPrompt]:
+    return [prompt for prompt in work.prompts if isinstance(prompt, ChatPrompt)]
 
 
 async def test_a_plain_call_does_depend_on_the_order() -> None:

@@ -229,10 +229,12 @@ def test_brackets_are_asked_for_and_opened() -> None:
     made = ballot("x", "y", lettering="brackets", ties=False)
     assert said(made) == {
         "user": "Question: Q?\nAnswer A: x\nAnswer B: y\nWhich answer is best? "
-        "Reply with [[X]] alone, where X is the letter of the best answer.",
+        "Reply with [[A]] or [[B]].",
         "assistant": "[[",
     }
     assert render(made).continued
+    tied = written(ballot("x", "y", "z", lettering="brackets"))
+    assert tied.endswith("Reply with [[A]], [[B]] or [[C]], or [[T]] for a tie.")
     explained = said(replace(made, evidence=True))
     assert list(explained) == ["user"]
     assert "only Verdict: [[X]] where X is the letter of the best answer." in explained["user"]

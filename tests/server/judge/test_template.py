@@ -106,9 +106,12 @@ def test_what_an_answer_begins_with_leads_to_its_label() -> None:
     made = partial(ballot, template="chat-strict")
     assert opener(made()) == "Answer"
     assert opener(made(lettering="numbers")) == "Answer "  # a digit is a token of its own
-    assert opener(made(lettering="brackets")) == "Answer [["
-    assert opener(ballot(lettering="brackets")) == "[["
-    assert opener(ballot()) == opener(made(evidence=True)) == opener(made(form="score")) == ""
+    assert opener(made(lettering="ordinals")) == "The"
+    assert opener(made(form="likert")) == "Number: "
+    assert opener(made(form="score")) == "Scores: "
+    assert opener(made(lettering="brackets")) == opener(ballot(lettering="brackets")) == "[["
+    assert opener(ballot()) == opener(ballot(form="score")) == opener(made(evidence=True)) == ""
+    assert opener(made(lettering="brackets", evidence=True)) == ""
 
 
 def test_what_a_model_cannot_be_shown_is_told() -> None:
