@@ -6,31 +6,25 @@ import json
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
-from types import MappingProxyType
 from typing import Any
 
 from server.concurrency import completed, each
 from server.engines.base import Engine
 from server.errors import EngineError, PlanError
-from server.judge.calibration import Calibration
+from server.judge.bias import key
+from server.judge.calibration import ENOUGH, Calibration
 from server.judge.judging import Judging
 from server.judge.wire import JudgeBody
 from server.protocol.common import parse
+from server.stages.base import Level, ballot_of, case_of
 from trials.datasets import TIE, Item
+from trials.methods import METHODS
 from trials.records import Records
 
-METHODS: Mapping[str, list[dict[str, Any]]] = MappingProxyType(
-    {
-        "none": [],
-        "swap": [{"stage": "swap"}],
-        "calibrate": [{"stage": "calibrate"}],
-        "portia": [{"stage": "portia"}],
-        "pine": [{"stage": "pine"}],
-    }
-)
 TAUGHT = 100  # pairs that the slot bias is learned from
+TAUGHT_TIES = 40  # calls that T's log-odds on identical answers are learned from
 PATIENCE = 5  # failures of the engine one after the other that end a trial
 BOTH = {(0, 1), (1, 0)}
 CHANGING = ("id", "object", "created", "model", "system_fingerprint")  # said by `run`, or noise
@@ -45,6 +39,7 @@ class Judge:
     fields       of every request besides (form, template, criteria, seed, ...)
     calibration  the store of slot biases, which requests use and teach
     clock        tells the seconds that verdicts take
+    data         how the data was chosen, for the record
     """
 
     engine: Engine
@@ -53,6 +48,7 @@ class Judge:
     fields: Mapping[str, Any]
     calibration: Calibration | None = None
     clock: Callable[[], float] = time.monotonic
+    data: Mapping[str, Any] = field(default_factory=dict)
 
     def judging(self, item: Item, order: tuple[int, ...] | None = None) -> Judging:
         """Return the request about an item, checked (PlanError, which names the item)."""
@@ -67,11 +63,11 @@ class Judge:
             ) from None
 
     def run(self, item: Item) -> dict[str, Any]:
-        """Return the settings that a record is made under: all but the data."""
+        """Return the settings that a record is made under: all but what the data says."""
         errand = self.judging(item).errand
         made_by = {"evenhand": version("evenhand"), "model": self.name}
         stages = {"stages": errand.plan.wire(), "fingerprint": errand.head.fingerprint}
-        return {**made_by, **stages, **self.fields}
+        return {**made_by, **stages, **self.fields, **self.data}
 
     async def ask(self, item: Item, order: tuple[int, ...] | None = None) -> dict[str, Any]:
         """Return the verdict on an item, with the seconds that it took."""
@@ -98,6 +94,41 @@ async def teach(items: Sequence[Item], judge: Judge) -> None:
     swapping = replace(judge, stages=METHODS["swap"])
     for item in items[:TAUGHT]:
         await swapping.ask(item)
+
+
+async def teach_ties(items: Sequence[Item], judge: Judge) -> int:
+    """Let a judge's store learn T's log-odds on identical answers, unless they are known.
+
+    Each answer of the first items is asked against itself, up to TAUGHT_TIES calls, read as the
+    judge reads: what asks for a verdict several times adds nothing here.
+    returns  calls that it took; 0 where the judge may not say T, too
+    raises   PlanError, EngineError  as the requests do
+    """
+    errand = judge.judging(items[0]).errand
+    ballot, plan = ballot_of(errand.job), errand.plan
+    if not ballot.ties or ballot.form != "relation" or len(ballot.candidates) > 2:
+        return 0
+    reads = [stage.level >= Level.READING for stage in plan.stages]
+    stages = [wire for wire, reading in zip(plan.wire(), reads, strict=True) if reading]
+    alone = replace(judge, stages=stages)
+    answers = [(item, text) for item in items for text in dict.fromkeys(item.candidates)]
+    asked = 0
+    for item, text in answers[:TAUGHT_TIES]:
+        twice = replace(item, candidates=(text, text), ids=("0", "1"), label=None)
+        if not asked and _knows_ties(alone.judging(twice), judge.calibration):
+            break
+        await alone.ask(twice)
+        asked += 1
+    return asked
+
+
+def _knows_ties(judging: Judging, store: Calibration | None) -> bool:
+    """Say whether a request would find T's log-odds in a store, or has none to teach."""
+    if store is None:
+        return True
+    job = judging.errand.plan.asked(judging.errand.job)
+    known = store.of(key(case_of(job), ballot_of(job)), "tie_odds")
+    return known is not None and known.count >= ENOUGH
 
 
 async def trial(

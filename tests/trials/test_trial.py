@@ -16,8 +16,9 @@ from server.errors import EngineError, PlanError
 from server.job import Sampling
 from server.judge.calibration import Calibration
 from trials.datasets import TIE, Item
+from trials.methods import METHODS
 from trials.records import Records
-from trials.trial import METHODS, PATIENCE, TAUGHT, Judge, check, in_both_orders, teach, trial
+from trials.trial import PATIENCE, TAUGHT, Judge, check, in_both_orders, teach, trial
 
 
 def items(count: int) -> list[Item]:

@@ -27,7 +27,7 @@ def judge(
     data: options.Data,
     method: Annotated[
         str | None,
-        typer.Option(help="none, swap, calibrate, portia or pine (default: pine, else swap)"),
+        typer.Option(help=f"{options.METHODS}; without: pine, else swap"),
     ] = None,
     stages: Annotated[str | None, typer.Option(help="list of stages in JSON, instead")] = None,
     out: Annotated[
@@ -36,9 +36,14 @@ def judge(
     report: Annotated[Path | None, typer.Option(help="write the report card there (JSON)")] = None,
     schema: options.Schema = "auto",
     limit: options.Limit = None,
+    sample: options.Sample = None,
     seed: options.Seed = 0,
     form: options.Form = None,
     template: options.Template = None,
+    labels: options.Labels = None,
+    ties: options.Ties = "auto",
+    tie_margin: options.TieMargin = None,
+    min_probability: options.MinProbability = None,
     criteria: options.Criteria = None,
     max_calls: options.MaxCalls = None,
     concurrency: Annotated[int, typer.Option(min=1, help="items judged at once")] = 4,
@@ -80,7 +85,7 @@ async def _judged(
     from trials.records import Records
     from trials.trial import check
 
-    async with running.judge(given) as plain:
+    async with running.judge(given, items) as plain:
         judge = replace(plain, stages=_stages(given))
         check(items, judge)
         name, at_once = given["method"] or "judge", given["concurrency"]
@@ -108,9 +113,10 @@ def _show(report: Report, given: Mapping[str, Any]) -> None:
     """Print the report card, beside the record rather than into it."""
     from rich.console import Console
 
-    from trials.report.terminal import remarks, table
+    from trials.report.terminal import remarks, tables
 
     console = Console(stderr=str(given["out"]) == "-")
-    console.print(table([report], f"Report card: {' '.join(given['data'])}"))
+    [card] = tables([report], f"Report card: {' '.join(given['data'])}", console.width)
+    console.print(card)
     for remark in remarks([report]):
         print(remark, file=sys.stderr)

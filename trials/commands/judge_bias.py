@@ -29,8 +29,8 @@ def judge_bias(
     chosen: Given,
     data: options.Data,
     methods: Annotated[
-        str, typer.Option(help="which to compare, with commas between them")
-    ] = "none,swap,calibrate,portia,pine",
+        str, typer.Option(help=f"which to compare, with commas between them: {options.METHODS}")
+    ] = options.COMPARED,
     html: Annotated[Path | None, typer.Option(help="write a page with plots there")] = None,
     json: Annotated[Path | None, typer.Option(help="write all figures there")] = None,
     out: Annotated[
@@ -38,9 +38,14 @@ def judge_bias(
     ] = None,
     schema: options.Schema = "auto",
     limit: options.Limit = None,
+    sample: options.Sample = None,
     seed: options.Seed = 0,
     form: options.Form = None,
     template: options.Template = None,
+    labels: options.Labels = None,
+    ties: options.Ties = "auto",
+    tie_margin: options.TieMargin = None,
+    min_probability: options.MinProbability = None,
     criteria: options.Criteria = None,
     max_calls: options.MaxCalls = None,
     concurrency: Annotated[
@@ -72,14 +77,14 @@ async def _measured(
     from trials.commands import running
     from trials.trial import TAUGHT
 
-    async with running.judge(given) as plain:
+    async with running.judge(given, items) as plain:
         reports = []
         with running.bars() as bar:
             for name, stages in asked.items():  # a store each: none gains by what another taught
                 with closing(Calibration(None)) as calibration:
                     judge = replace(plain, stages=stages, calibration=calibration)
                     reports.append(await _one(name, items, judge, bar, given))
-        facts = {"model": plain.name, "items": len(items), **plain.fields}
+        facts = {"model": plain.name, "items": len(items), **plain.fields, **plain.data}
         facts |= {"concurrency": given["concurrency"], "evenhand": version("evenhand")}
         if "calibrate" in asked:
             facts["pairs that taught calibrate"] = min(TAUGHT, len(items))
@@ -116,23 +121,34 @@ async def _one(
 
 
 def _show(reports: Sequence[Report], facts: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """Print the table and write the files."""
+    """Print the tables and which method to use, and write the files."""
     from rich.console import Console
 
     from trials.commands import running
-    from trials.report.terminal import remarks, table
+    from trials.report.comparing import compared
+    from trials.report.terminal import differences, remarks, tables
 
-    title = " ".join(given["data"])
-    Console().print(table(reports, f"Judge bias: {title}"))
+    title, console = " ".join(given["data"]), Console()
+    for each in tables(reports, f"Judge bias: {title}", console.width):
+        console.print(each)
+    comparison = compared(reports)
+    if comparison is not None:
+        console.print(differences(comparison))
+        console.print(comparison.advice(), highlight=False, markup=False)
     for remark in remarks(reports):
         print(remark, file=sys.stderr)
     running.write(
         given["json"],
-        {"data": title, **facts, "methods": [report.wire() for report in reports]},
+        {
+            "data": title,
+            **facts,
+            "methods": [report.wire() for report in reports],
+            "comparison": comparison and comparison.wire(),
+        },
     )
     if given["html"] is not None:
         from trials.report.page import page
 
-        running.write_text(given["html"], page(reports, title, facts))
+        running.write_text(given["html"], page(reports, title, facts, comparison))
     if any(report.missing or report.failure for report in reports):
         fail("verdicts are missing, since the engine failed; run it again")

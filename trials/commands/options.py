@@ -12,7 +12,10 @@ from typing import Annotated, Any
 import typer
 
 from server.options import fail
+from trials import methods
 
+METHODS = ", ".join(methods.METHODS)
+COMPARED = ",".join(methods.COMPARED)
 INTERRUPTED = 130  # what a shell expects of a process that Ctrl-C ended
 
 Data = Annotated[
@@ -25,10 +28,28 @@ Data = Annotated[
 ]
 Schema = Annotated[str, typer.Option("--format", help="format of the data")]
 Limit = Annotated[int | None, typer.Option(min=1, help="judge the first so many items only")]
-Seed = Annotated[int, typer.Option(help="of the coin that places answers, and of sampling")]
+Sample = Annotated[
+    int | None, typer.Option(min=1, help="judge so many items, drawn from the data by the seed")
+]
+Seed = Annotated[
+    int, typer.Option(help="of the coin that places answers, of the sample, and of sampling")
+]
 Form = Annotated[str | None, typer.Option(help="relation, score or likert")]
 Template = Annotated[str | None, typer.Option(help="name of a built-in template, or one inline")]
 Criteria = Annotated[str | None, typer.Option(help="what counts, for items without their own")]
+Labels = Annotated[
+    str | None,
+    typer.Option(help="fixed, random, numbers, ordinals or brackets: what answers are called"),
+]
+Ties = Annotated[
+    str, typer.Option(help="allow or forbid; auto = forbid where no label of the data is a tie")
+]
+TieMargin = Annotated[
+    float | None, typer.Option(min=0, help="a margin up to this is a tie, in the form's unit")
+]
+MinProbability = Annotated[
+    float | None, typer.Option(min=0, max=1, help="of being right; below it nobody is named")
+]
 MaxCalls = Annotated[int | None, typer.Option(min=1, help="of the model, per item")]
 StateDir = Annotated[Path | None, typer.Option(help="folder of the slot biases that are known")]
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from rich.console import Console
@@ -26,19 +27,52 @@ from server.engines import registry
 from server.errors import EngineError, PlanError
 from server.judge.calibration import Calibration
 from server.options import Chosen, ChosenElsewhere, options_of, read_settings
-from trials.datasets import Item, load
+from trials.datasets import TIE, Item, load
 from trials.fitting import Fitting
+from trials.methods import METHODS
 from trials.records import Records
 from trials.report.figures import Report
-from trials.trial import METHODS, Judge, trial
+from trials.trial import Judge, teach_ties, trial
 
 SETTINGS = (*options_of(Chosen, ChosenElsewhere), "state_dir")
-FIELDS = ("form", "template", "criteria", "max_calls", "seed")
+FIELDS = (
+    "form",
+    "template",
+    "labels",
+    "criteria",
+    "ties",
+    "tie_margin",
+    "min_probability",
+    "max_calls",
+    "seed",
+)
 
 
 def items(given: Mapping[str, Any]) -> list[Item]:
-    """Return the items that the options name (PlanError)."""
-    return load(given["data"], given["schema"], given["seed"])[: given["limit"]]
+    """Return the items that the options name (PlanError).
+
+    A larger sample has all of a smaller one, and of the data at hand only the ids matter.
+    """
+    found = load(given["data"], given["schema"], given["seed"])[: given["limit"]]
+    if given["sample"] is None:
+        return found
+
+    def chance(place: int) -> float:
+        return Random(f"sample {given['seed']} {found[place].id}").random()
+
+    drawn = sorted(range(len(found)), key=chance)[: given["sample"]]
+    return [found[place] for place in sorted(drawn)]
+
+
+def ties(said: str, items: Sequence[Item]) -> str:
+    """Return what to ask a judge about ties: of labelled data auto is what the labels say.
+
+    A judge that may say T where nobody calls anything a tie can only lose by it.
+    """
+    labels = [item.label for item in items if item.label is not None]
+    if said != "auto" or not labels:
+        return said
+    return "allow" if TIE in labels else "forbid"
 
 
 def fitting(given: Mapping[str, Any], items: Sequence[Item]) -> Fitting | None:
@@ -52,8 +86,10 @@ def fitting(given: Mapping[str, Any], items: Sequence[Item]) -> Fitting | None:
 
 
 @asynccontextmanager
-async def judge(given: Mapping[str, Any]) -> AsyncIterator[Judge]:
+async def judge(given: Mapping[str, Any], items: Sequence[Item]) -> AsyncIterator[Judge]:
     """Yield a judge of the options' engine and fields, without stages; its engine is then closed.
+
+    items   what it will be asked about
 
     raises  PlanError, EngineError  the engine cannot be loaded, or the store of slot biases
     """
@@ -62,7 +98,9 @@ async def judge(given: Mapping[str, Any]) -> AsyncIterator[Judge]:
         with Console(stderr=True).status("loading the model"):
             engine = registry.load(settings)
         try:
-            yield Judge(engine, engine.info.id, None, _picked(given, FIELDS), calibration)
+            fields = _picked({**given, "ties": ties(given["ties"], items)}, FIELDS)
+            chosen = _picked(given, ("sample",))
+            yield Judge(engine, engine.info.id, None, fields, calibration, chosen)
         finally:
             await engine.close()
 
@@ -128,6 +166,8 @@ async def run(
     raises  EngineError  the engine fails again and again
     """
     done = sum(item.key in records.done for item in items)
+    if done < len(items):
+        await teach_ties(items, judge)
     task = bar.add_task(name, total=len(items), completed=done)
     failures: list[EngineError] = []
     async for error in trial(items, judge, records, at_once=at_once, both_orders=both_orders):

@@ -12,8 +12,10 @@ from dataclasses import asdict, dataclass, field
 from math import fsum
 from typing import Any
 
+from portia.decisions import Answer, DecisionCard
 from portia.intervals import Rate, resample
 from portia.metrics import Choice, Item, Label, ReportCard
+from server.judge.letters import TIE
 from trials.trial import BOTH, in_both_orders
 
 Record = Mapping[str, Any]
@@ -32,6 +34,9 @@ class Report:
     right       share of the verdicts on labelled items that name a winner, and the right one
     calls       mean per verdict; so tokens (read and written) and seconds
     card        of the choices; None where not every pair was asked in both orders
+    decisions   of whom the replies prefer; None where no reply on a labelled item says so
+    tied        share of the calls that said T; None without a call that was asked for a label
+    points      of the labelled items by key: per reply 2 = the right one is preferred, 1 = nobody
     reason      why the trial could not run, if it could not
     """
 
@@ -50,6 +55,9 @@ class Report:
     tokens: float | None = None
     seconds: float | None = None
     card: ReportCard | None = None
+    decisions: DecisionCard | None = None
+    tied: float | None = None
+    points: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     reason: str | None = None
 
     @classmethod
@@ -63,6 +71,7 @@ class Report:
         decided, right, labelled, one = resample(counts, 4).T
         pairs = [item(record) for record in judged]
         whole = [pair for pair in pairs if pair is not None]
+        answered = {record["key"]: answers(record) for record in judged if answers(record)}
         return cls(
             name=name,
             stages=stages,
@@ -77,11 +86,44 @@ class Report:
             tokens=_mean([record["usage"]["total_tokens"] for record in judged]),
             seconds=_mean([record["seconds"] for record in judged]),
             card=ReportCard.of(whole) if whole and len(whole) == len(pairs) else None,
+            decisions=DecisionCard.of([*answered.values()]) if answered else None,
+            tied=_tied(judged),
+            points={
+                key: tuple(int(2 * answer.points) for answer in each)
+                for key, each in answered.items()
+            },
         )
 
     def wire(self) -> dict[str, Any]:
-        """Return what JSON can carry."""
-        return asdict(self)
+        """Return what JSON can carry; the points are in the records."""
+        return {name: value for name, value in asdict(self).items() if name != "points"}
+
+
+def answers(record: Record) -> tuple[Answer, ...]:
+    """Return whom the replies on a labelled item prefer, in the data's order and exchanged.
+
+    Nothing where nobody is labelled the better, or of a record older than preferences.
+    """
+    if record["label"] in (None, "tie"):
+        return ()
+    replies = [record, *([record["exchanged"]] if "exchanged" in record else [])]
+    return tuple(
+        Answer(
+            right=None if reply["preferred"] is None else reply["preferred"] == record["label"],
+            probability=reply["probability"],
+            calls=_calls(reply),
+            tokens=reply["usage"]["total_tokens"],
+        )
+        for reply in replies
+        if "preferred" in reply
+    )
+
+
+def _tied(judged: Sequence[Record]) -> float | None:
+    """Return the share of calls that said T, whatever it was then taken for."""
+    replies = [each for record in judged for each in (record, record.get("exchanged")) if each]
+    said = [call["label"] == TIE for reply in replies for call in reply["calls"]]
+    return sum(said) / len(said) if said else None
 
 
 def _counts(record: Record) -> tuple[int, ...]:

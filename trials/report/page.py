@@ -7,13 +7,20 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from portia.comparison import Comparison
+from trials.report.comparing import DIFFERENCE, difference
 from trials.report.figures import Report
 from trials.report.plots import plots
 from trials.report.rows import ROWS
 from trials.report.terminal import remarks
 
 
-def page(reports: Sequence[Report], title: str, facts: Mapping[str, object]) -> str:
+def page(
+    reports: Sequence[Report],
+    title: str,
+    facts: Mapping[str, object],
+    comparison: Comparison | None = None,
+) -> str:
     """Return the page.
 
     facts  what it was measured with, by name, for the line below the title
@@ -31,4 +38,7 @@ def page(reports: Sequence[Report], title: str, facts: Mapping[str, object]) -> 
         rows=rows,
         plots=plots(reports) if shown else [],
         remarks=remarks(reports),
+        comparison=comparison,
+        columns=DIFFERENCE,
+        difference=difference,
     )

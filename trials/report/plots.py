@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from portia.intervals import Rate
 from server.errors import PlanError
 from trials.report.figures import Report
-from trials.report.rows import ACCURACIES, COSTS, PC, PF, RIGHT, Row
+from trials.report.rows import ACCURACIES, AREA, COSTS, PC, PF, PREFERRED, RIGHT, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,6 +38,8 @@ KINDS = (
     ("not read", "unparsed", FOUR),
 )
 WIDTH = 8.6  # inches
+PANELS = 4  # curves side by side
+LEAST_COVERED = 0.05  # of the pairs: of fewer the curve is noise
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,9 @@ def plots(reports: Sequence[Report]) -> list[Plot]:
     if carded:
         made.append(_plot("First slot, second slot, or the same candidate", _choices, carded))
         made.append(_plot("Consistent, fair, right", _rates, carded))
+    sure = [report for report in ran if report.decisions and report.decisions.curve]
+    if sure:
+        made.append(_plot("Right, of the pairs that the judge is surest of", _curves, sure))
     made.append(_plot("What a verdict costs", _costs, ran))
     return made
 
@@ -186,6 +191,47 @@ def _points(
         axes.plot([low, high], [height, height], color=colour, linewidth=2, alpha=0.5)
         axes.plot([figure.value], [height], "o", color=colour, markersize=6, label=label)
         label = None  # one entry in the legend
+
+
+def _curves(figure: Figure, reports: Sequence[Report]) -> str:
+    """Draw accuracy against coverage, a panel per method over the others' lines, paler."""
+    columns = min(PANELS, len(reports))
+    rows = -(-len(reports) // columns)
+    figure.set_size_inches(WIDTH, 0.6 + 2.1 * rows)
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
+    for axes in panels:
+        axes.set_visible(False)
+    for axes, report in zip(panels, reports, strict=False):
+        axes.set_visible(True)
+        _frame(axes, report.name)
+        for other in reports:
+            if other is not report:
+                axes.plot(*_line(other)[:2], color=LINE, linewidth=1, zorder=1)
+        coverage, accuracy, low, high = _line(report)
+        axes.fill_between(coverage, low, high, color=ONE, alpha=0.15, linewidth=0)
+        axes.plot(coverage, accuracy, color=ONE, linewidth=1.8)
+    figure.supxlabel("share of the pairs that are answered, the surest first", fontsize=10)
+    figure.supylabel("right", fontsize=10)
+    return "; ".join(_spoken(report, (AREA, PREFERRED)) for report in reports)
+
+
+def _frame(axes: Axes, title: str) -> None:
+    axes.set_title(title, fontsize=10, color=MUTED)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(length=0, labelbottom=True, labelcolor=MUTED)
+    axes.grid(color=LINE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1.02)
+
+
+def _line(report: Report) -> tuple[Sequence[float], ...]:
+    """Return coverage, accuracy and the ends of its interval, where enough is covered to tell."""
+    assert report.decisions is not None and report.decisions.curve is not None
+    curve = report.decisions.curve
+    begun = next(place for place, share in enumerate(curve.coverage) if share >= LEAST_COVERED)
+    lines = (curve.coverage, curve.accuracy, curve.low, curve.high)
+    return tuple(line[begun:] for line in lines)
 
 
 def _costs(figure: Figure, reports: Sequence[Report]) -> str:

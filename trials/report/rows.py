@@ -9,7 +9,7 @@ from portia.intervals import Rate
 from trials.report.figures import Report
 
 Figure = Rate | float | int | None
-Unit = Literal["share", "signed", "count", "mean", "seconds"]
+Unit = Literal["share", "signed", "count", "mean", "ratio", "seconds"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,18 +22,24 @@ class Row:
     unit: Unit = "share"
 
     def figure(self, report: Report) -> Figure:
-        """Return a report's figure, its own or its card's; None where it has none."""
-        if hasattr(report, self.name):
-            return getattr(report, self.name)  # type: ignore[no-any-return]
-        return getattr(report.card, self.name, None)
+        """Return a report's figure, its own or that of its cards; None where it has none."""
+        for source in (report, report.card, report.decisions):
+            if hasattr(source, self.name):
+                return getattr(source, self.name)  # type: ignore[no-any-return]
+        return None
 
     def written(self, report: Report) -> tuple[str, str]:
         """Return the figure and the ends of its 95 % bootstrap interval, "-" and "" for none."""
         figure = self.figure(report)
         if isinstance(figure, Rate):
-            ends = [self._number(end, 2) for end in figure.bootstrap or ()]
+            ends = [self._number(end, self._short) for end in figure.bootstrap or ()]
             return "-" if figure.value is None else self._number(figure.value), " ".join(ends)
         return "-" if figure is None else self._number(figure), ""
+
+    @property
+    def _short(self) -> int:
+        """Return how many digits after the point an end of an interval has."""
+        return 1 if self.unit == "ratio" else 2
 
     def _number(self, value: float, digits: int = 3) -> str:
         shapes = {
@@ -41,10 +47,11 @@ class Row:
             "signed": f"+.{digits}f",
             "count": ".0f",
             "mean": ".1f",
+            "ratio": f".{min(digits, 2)}f",
             "seconds": ".3f",
         }
         text = f"{value:{shapes[self.unit]}}"
-        return text if self.unit in ("count", "mean", "seconds") else text.replace("0.", ".", 1)
+        return text.replace("0.", ".", 1) if self.unit in ("share", "signed") else text
 
 
 PC = Row(
@@ -71,10 +78,33 @@ ACCURACIES = (
 UNPARSED = Row("unparsed", "pairs with a choice that could not be read", "unparsed")
 DECIDED = Row("verdict given", "replies that name a winner", "decided")
 RIGHT = Row("verdict right", "right ones, of the replies that name a winner", "right")
+PREFERRED = Row(
+    "preferred right",
+    "replies that prefer the right candidate, of all on labelled pairs; nobody is half a right one",
+    "preferred_right",
+)
+NOBODY = Row("preferred nobody", "replies that prefer neither candidate", "preferred_none")
+AREA = Row(
+    "coverage, area",
+    "accuracy of preferred, the surest first: the mean over all shares of the pairs",
+    "coverage_area",
+)
+ECE = Row(
+    "calibration, ECE",
+    "mean distance of probability from accuracy, in bins of as many replies; chance adds to it",
+    "calibration_error",
+)
+BRIER = Row("Brier score", "squared error of probability; always one half would have .250", "brier")
+WORTH = (
+    Row("calls per right", "of the model, per right preferred", "calls_per_right", "ratio"),
+    Row("tokens per right", "read and written, per right preferred", "tokens_per_right", "count"),
+)
 COSTS = (
     Row("calls", "of the model, per verdict", "calls", "mean"),
     Row("tokens", "read and written, per verdict", "tokens", "mean"),
     Row("seconds", "per verdict", "seconds", "seconds"),
 )
 ITEMS = Row("items", "in the record", "items", "count")
-ROWS = (ITEMS, PC, PF, *ACCURACIES, UNPARSED, DECIDED, RIGHT, *COSTS)
+VERDICTS = (DECIDED, RIGHT)
+PREFERENCES = (PREFERRED, NOBODY, AREA, ECE, BRIER)
+ROWS = (ITEMS, PC, PF, *ACCURACIES, UNPARSED, *VERDICTS, *PREFERENCES, *WORTH, *COSTS)

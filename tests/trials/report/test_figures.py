@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from server.engines.scripted import Script, Scripted, content_judge, slot_lover
 from trials.datasets import TIE, Item
+from trials.methods import METHODS
 from trials.records import Records
 from trials.report.figures import Report, item
 from trials.report.terminal import remarks
-from trials.trial import METHODS, Judge, trial
+from trials.trial import Judge, trial
 
 
 def opinionated(text: str, slot: int) -> float:

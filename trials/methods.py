@@ -1,0 +1,19 @@
+"""The ways to judge that have a name, as stages, outermost first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+METHODS: Mapping[str, list[dict[str, Any]]] = MappingProxyType(
+    {
+        "none": [],
+        "swap": [{"stage": "swap"}],
+        "calibrate": [{"stage": "calibrate"}],
+        "portia": [{"stage": "portia"}],
+        "pine": [{"stage": "pine"}],
+        "swap+pine": [{"stage": "swap"}, {"stage": "pine"}],
+    }
+)
+COMPARED = ("none", "swap", "calibrate", "portia", "pine")  # where nobody says which
