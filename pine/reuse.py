@@ -24,7 +24,8 @@ SMALLEST_BLOCK = 128
 class Piece:
     """What one layer keeps of a prompt before its suffix; once read, nothing of it changes.
 
-    documents  None until they are read
+    prefix     where a layer reads plainly, all that it has read
+    documents  None until they are read, and where a layer reads plainly
     """
 
     prefix: Span
@@ -39,15 +40,18 @@ class Piece:
 class Reuse:
     """One prompt's pieces on the shelf.
 
-    cuts  where the forwards of the prompt begin, if nothing is at hand; depends on lengths alone
+    layers  that read the documents as a set (see `PineReading`): the prefix depends on none
+    cuts    where the forwards of the prompt begin, if nothing is at hand; depends on lengths alone
     """
 
-    def __init__(self, segments: Segments, shelf: Shelf | None) -> None:
+    def __init__(
+        self, segments: Segments, shelf: Shelf | None, layers: tuple[int, int] | None = None
+    ) -> None:
         self._shelf = shelf
         self._prefix = len(segments.prefix)
         self._end = segments.end
         self._keys = {
-            self._end: ("pine block", segments.prefix, segments.documents),
+            self._end: ("pine block", layers, segments.prefix, segments.documents),
             self._prefix: ("pine prefix", segments.prefix),
         }
         cuts = [0]
