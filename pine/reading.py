@@ -9,6 +9,8 @@ same amount, so a document is a span, and the set of them is ranked.
                 itself causally                         to all of document i
     suffix      prefix, documents whole, suffix         by importance to each suffix token
                 causally
+
+In layers left out of `layers` all of it is read plainly, documents one after the other.
 """
 
 from __future__ import annotations
@@ -53,13 +55,21 @@ class PineReading:
     segments  in canonical order, with at least one document, none of them empty
     shelf     where pieces of cache are shared with other prompts, or None
     explain   whether to report how important each document was
+    layers    the first that reads the documents as a set, and the one after the last; None = all.
+              The others read them one after the other, in canonical order
     """
 
     def __init__(
-        self, segments: Segments, shelf: Shelf | None = None, *, explain: bool = False
+        self,
+        segments: Segments,
+        shelf: Shelf | None = None,
+        *,
+        explain: bool = False,
+        layers: tuple[int, int] | None = None,
     ) -> None:
         self._segments = segments
-        self._reuse = Reuse("pine", segments, shelf)
+        self._reuse = Reuse(("pine", layers), segments, shelf)
+        self._ranking = None if layers is None else range(*layers)
         self._explanation = Explanation() if explain else None
         self._pages: dict[torch.device, Pages] = {}  # one for all layers of a device
         self._pieces: dict[int, Piece] = {}  # prefix and documents
@@ -90,6 +100,8 @@ class PineReading:
         if piece is None:
             piece = self._pieces[layer.index] = Piece(Span(layer.geometry), None)
         first, last = self._count(layer.index, piece, key.shape[2])
+        if self._ranking is not None and layer.index not in self._ranking:
+            return (self._plain(layer, piece, first, key, value),)
         if first >= self._end:
             return (self._suffix(layer, piece, first, key, value),)
         prefix, end = self._prefix, self._end
@@ -122,6 +134,16 @@ class PineReading:
         if self._explanation is not None:
             note["importance"] = self._explanation.in_order(order)
         return {"pine": note}
+
+    def _plain(self, layer: Layer, piece: Piece, first: int, key: Tensor, value: Tensor) -> Rows:
+        """Return the rows of a layer that reads the text as it lies; all of it is one span."""
+        if first in self._reuse.cuts[1:]:
+            # others may have what was read so far; and a span that was taken lies in memory as one
+            # that was not, so that the bits are the same
+            piece = self._pieces[layer.index] = Piece(piece.prefix.cut(0, first), None)
+        piece.prefix.append(key, value)
+        sight = Sight(piece.prefix, visible=causal)
+        return Rows(slice(0, key.shape[2]), first, (sight,))
 
     def _documents(self, prefix: Span, documents: SpanSet, first: int) -> Iterator[Rows]:
         """Yield each document's rows: itself nearest, the others by importance to all of it."""
