@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from kvedit.segments import Segments
     from kvedit.shelf import Shelf
 
-KNOWN = (ReadingSpec("average", cut="set"), ReadingSpec("pine", cut="set"))
+KNOWN = tuple(ReadingSpec(name, cut="set") for name in ("average", "parallel", "pine"))
 
 
 def kind(spec: ReadingSpec) -> type[Reading]:
@@ -27,6 +27,10 @@ def kind(spec: ReadingSpec) -> type[Reading]:
         from kvedit.average import AverageReading
 
         return AverageReading
+    if spec.name == "parallel":
+        from kvedit.parallel import ParallelReading
+
+        return ParallelReading
     raise PlanError(
         f"reading must be one that this engine knows, got {spec.name!r}; leave its stage out",
         param="stages",
@@ -41,12 +45,15 @@ def build(spec: ReadingSpec, segments: Segments | None, shelf: Shelf | None) -> 
     """
     from kvedit.average import AverageReading
     from kvedit.orders import orders
+    from kvedit.parallel import ParallelReading
 
     made, numbers = kind(spec), dict(spec.numbers)
     assert segments is not None, "the stage has the prompt cut at its set"
     if made is AverageReading:
         wanted = int(numbers.get("orders", 0)) or None
         return AverageReading(segments, orders(len(segments.documents), wanted), shelf)
+    if made is ParallelReading:
+        return ParallelReading(segments, shelf)
     from pine.reading import PineReading
 
     return PineReading(segments, shelf, explain=bool(numbers.get("explain")))
