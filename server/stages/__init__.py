@@ -10,15 +10,17 @@ from pydantic import Field, TypeAdapter
 from server.stages.base import Stage
 from server.stages.calibrate import Calibrate
 from server.stages.pairwise import Pairwise
+from server.stages.parallel import Parallel
 from server.stages.pine import Pine
 from server.stages.portia import Portia
 from server.stages.sample import Sample
 from server.stages.swap import Swap
 from server.stages.synthesize import Synthesize
 
-ALL = (Calibrate, Pairwise, Pine, Portia, Sample, Swap, Synthesize)
+ALL = (Calibrate, Pairwise, Parallel, Pine, Portia, Sample, Swap, Synthesize)
 AnyStage = Annotated[
-    Calibrate | Pairwise | Pine | Portia | Sample | Swap | Synthesize, Field(discriminator="stage")
+    Calibrate | Pairwise | Parallel | Pine | Portia | Sample | Swap | Synthesize,
+    Field(discriminator="stage"),
 ]
 
 EXAMPLE = '[{"stage": "pine"}]'  # for messages

@@ -2,92 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
-from functools import partial
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
-from server.errors import PlanError
-from server.job import Job, ReadingSpec, Reply
-from server.stages.base import Claim, Level, Need, Proceed, Stage, asking
-from server.text.delimiters import cut
+from server.job import ReadingSpec
+from server.stages.as_set import SetStage
 
-Delimiter = Annotated[str, Field(min_length=1, max_length=64)]
+Number = Annotated[int, Field(ge=0, strict=True)]
 
 
-class Pine(Stage):
+def _ascending(layers: tuple[int, int]) -> tuple[int, int]:
+    """Refuse a pair that names no layer."""
+    if layers[0] >= layers[1]:
+        rule = "two numbers, the first layer and the one after the last"
+        raise PydanticCustomError("layers", rule)
+    return layers
+
+
+class Pine(SetStage):
     """Position-invariant attention over one set (arXiv 2407.01100).
 
-    delimiters  opening and closing text around each document in the prompt, or None if the set is
-                already marked (`documents`, or content parts with a `group`)
-    explain     whether the reply's note says how important each document was to what follows them:
-                mean attention per document token over layers, heads and tokens, positions left out
-
-    Candidates are labelled on their canonical order, so one call is the same in every order. What
-    is left is a bias towards a label; `swap` outside averages it out.
+    explain  whether the reply's note says how important each document was to what follows them:
+             mean attention per document token over layers, heads and tokens, positions left out
+    layers   the first layer that reads so, and the one after the last; the others read the set
+             plainly, in its canonical order. None = all layers
     """
 
-    level: ClassVar[Level] = Level.READING
-    needs: ClassVar[frozenset[Need]] = frozenset({"attention", "set"})
-    claims: ClassVar[frozenset[Claim]] = frozenset({"positions", "visibility"})
-    order_free: ClassVar[bool] = True
-
     stage: Literal["pine"] = "pine"
-    delimiters: tuple[Delimiter, Delimiter] | None = None
     explain: bool = False
+    layers: Annotated[tuple[Number, Number], AfterValidator(_ascending)] | None = None
 
     @property
     def reading(self) -> ReadingSpec:
         """Return the reading that the model reads with."""
-        return ReadingSpec(self.stage, (("explain", self.explain),), cut="set")
-
-    def prepare(self, job: Job) -> Job:
-        """Cut the documents out at the delimiters; make candidates a set, in canonical order.
-
-        raises  PlanError  for a second set
-        """
-        if job.ballot is not None:
-            self._check_delimiters()
-            order = job.ballot.order or job.ballot.canonical()
-            return asking(job, replace(job.ballot, order=order, as_documents=True))
-        if self.delimiters is not None:
-            cut_out = partial(cut, delimiters=self.delimiters, stage=self.stage)
-            job = job.but(prompts=tuple(map(cut_out, job.prompts)))
-        most = max((len(prompt.sets) for prompt in job.prompts), default=0)
-        if most > 1:
-            raise PlanError(
-                f"stage 'pine' must have one set of documents in a prompt, got {most}; put the "
-                "documents next to each other, in one group",
-                param="documents",
-            )
-        return job
-
-    def _check_delimiters(self) -> None:
-        if self.delimiters is not None:
-            raise PlanError(
-                "stage 'pine' field 'delimiters' cannot be used with candidates, which are a set "
-                f"already, got {list(self.delimiters)}; leave it out",
-                param="stages",
-            )
-
-    async def run(self, job: Job, proceed: Proceed) -> Reply:
-        """Proceed once, read through PINE."""
-        job = self.prepare(job).but(reading=self.reading)
-        reply = await proceed(job)
-        if job.ballot is None:
-            return reply
-        return replace(reply, notes=_in_callers_order(reply.notes, job.ballot.slots))
-
-
-def _in_callers_order(notes: Mapping[str, Any], order: tuple[int, ...]) -> Mapping[str, Any]:
-    """Return the notes with what the reading says of slots said of candidates."""
-    if "pine" not in notes:
-        return notes
-    note = dict(notes["pine"])
-    note["canonical_order"] = [order[slot] for slot in note["canonical_order"]]
-    if "importance" in note:
-        by_candidate = sorted(zip(order, note["importance"], strict=True))
-        note["importance"] = [importance for _, importance in by_candidate]
-    return {**notes, "pine": note}
+        numbers: tuple[tuple[str, float], ...] = (("explain", self.explain),)
+        if self.layers is not None:
+            numbers += (("from", self.layers[0]), ("to", self.layers[1]))
+        return ReadingSpec(self.stage, numbers, cut="set")
