@@ -18,7 +18,7 @@ from server.stages.swap import Swap
 
 ALL: tuple[Ability, ...] = ("text", "logprobs", "attention")
 PINE, SWAP, PAIRWISE = {"stage": "pine"}, {"stage": "swap"}, {"stage": "pairwise"}
-NAMES = "calibrate, pairwise, pine, portia, sample, swap, synthesize"
+NAMES = "calibrate, pairwise, parallel, pine, portia, sample, swap, synthesize"
 PORTIA, SAMPLE = {"stage": "portia"}, {"stage": "sample"}
 PROBE = {"stage": "calibrate", "probe": "self"}
 
@@ -68,7 +68,7 @@ def refused(stages: object, on: Scripted | None = None, what: Job | None = None)
         ([{"stage": "x" * 999}], f"got '{'x' * 59}...; "),
         (
             [{"stage": "pine", "depth": 3}],
-            "stage 'pine' field 'depth' must be one of delimiters, explain, got 3; remove or "
+            "stage 'pine' field 'depth' must be one of delimiters, explain, layers, got 3; remove or "
             "rename it",
         ),
         (
