@@ -12,12 +12,12 @@ from portia.verdict import decide
 from server.job import Job, ReadingSpec, Reply
 from server.judge.averaged import averaged
 from server.judge.call import vote
+from server.stages.as_set import SetStage
 from server.stages.base import Claim, Level, Need, Proceed, asking, ballot_of
-from server.stages.over_set import OverSet
 from server.stages.swap import in_orders
 
 
-class Average(OverSet):
+class Average(SetStage):
     """The mean over orders of the canonical set: what the model can do, and no order matters.
 
     orders  how many, at most twice as many as there are documents; None = one for each document, at

@@ -1,23 +1,17 @@
-"""Parallel: each document is read by itself behind the prefix, and what follows sees them all."""
+"""Parallel: the model reads each document, or candidate, by itself."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from server.job import ReadingSpec
-from server.stages.over_set import OverSet
+from server.stages.as_set import SetStage
 
 
-class Parallel(OverSet):
-    """Parallel encoding of one set (PCW, arXiv 2212.10947).
+class Parallel(SetStage):
+    """Parallel encoding of one set (arXiv 2212.10947): no document sees another.
 
-    No document sees another, and all stand at one place. What is cached of a document serves in any
-    set behind the same prefix.
+    What follows the set sees them all, each as if it alone stood behind what comes before. The
+    cheapest way to read a set, and a document that was read once is at hand in any other set.
     """
 
     stage: Literal["parallel"] = "parallel"
-
-    @property
-    def reading(self) -> ReadingSpec:
-        """Return the reading that the model reads with."""
-        return ReadingSpec(self.stage, cut="set")
