@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import tiny_llama
+from models import in_dtype, tiny_llama
 from oracles import Rotary, attention_at, rotary_of, seen_in_parallel
 from reads import EXECUTORS, HALF, INV_FREQ, close, each_executor, each_layer, ids, read, vectors
 from torch import Tensor
@@ -19,7 +19,7 @@ from kvedit.executors.torch import TorchExecutor
 from kvedit.hf import Door, open_door
 from kvedit.parallel import SMALLEST_DOCUMENT, SMALLEST_PREFIX, ParallelReading
 from kvedit.plain import PlainReading
-from kvedit.reading import Layer, LayerKind
+from kvedit.reading import Layer, LayerKind, Reading
 from kvedit.segments import Ids, Segments
 from kvedit.shelf import Shelf
 
@@ -82,7 +82,9 @@ Answer = tuple[list[Tensor], int]
 def door(request: pytest.FixtureRequest) -> Door:
     name, _, half = request.param.partition(", ")
     executors: dict[str, Executor] = {"torch": TorchExecutor(), "cpu": CpuExecutor()}
-    return open_door(tiny_llama().to(torch.bfloat16 if half else torch.float32), executors[name])
+    return open_door(
+        in_dtype(tiny_llama(), torch.bfloat16 if half else torch.float32), executors[name]
+    )
 
 
 @torch.inference_mode()
@@ -183,7 +185,7 @@ def test_beside_others_it_reads_as_alone(door: Door) -> None:
     prompt = Segments(PREFIX, (*LONG[:2], *SHORT), QUESTIONS[0]).canonical()
     text, other = torch.tensor([prompt.ids]), ids(3, 50)
     expected = door.forward(text, ParallelReading(prompt))[0, -1]
-    readings = [PlainReading(), ParallelReading(prompt)]
+    readings: list[Reading] = [PlainReading(), ParallelReading(prompt)]
     logits, failed = door.together([other, text], readings)
     assert not failed
     allowed = NEAR if expected.dtype == torch.float32 else 0.1

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from models import tiny_llama
+from models import in_dtype, tiny_llama
 from oracles import PineOracle, attention_at, rotary_of, seen_in_window
 from reads import HALF, close, each_executor, vectors
 from torch import Tensor
@@ -17,7 +17,7 @@ from kvedit.executors.cpu.executor import CpuExecutor
 from kvedit.executors.torch import TorchExecutor
 from kvedit.hf import Door, open_door
 from kvedit.plain import PlainReading
-from kvedit.reading import Layer
+from kvedit.reading import Layer, Reading
 from kvedit.segments import Ids, Segments
 from kvedit.shelf import Shelf
 from pine.reading import PineReading
@@ -56,7 +56,9 @@ def test_each_layer_equals_its_oracle(executor: Executor, forwards: tuple[int, .
 def door(request: pytest.FixtureRequest) -> Door:
     name, _, half = request.param.partition(", ")
     executors: dict[str, Executor] = {"torch": TorchExecutor(), "cpu": CpuExecutor()}
-    return open_door(tiny_llama().to(torch.bfloat16 if half else torch.float32), executors[name])
+    return open_door(
+        in_dtype(tiny_llama(), torch.bfloat16 if half else torch.float32), executors[name]
+    )
 
 
 @torch.inference_mode()
@@ -123,7 +125,7 @@ def test_beside_others_it_reads_as_alone(door: Door) -> None:
     prompt = Segments(PREFIX, DOCUMENTS, QUESTIONS[0]).canonical()
     text = torch.tensor([prompt.ids])
     expected = door.forward(text, PineReading(prompt, layers=(1, 2)))[0, -1]
-    readings = [PlainReading(), PineReading(prompt, layers=(1, 2))]
+    readings: list[Reading] = [PlainReading(), PineReading(prompt, layers=(1, 2))]
     logits, failed = door.together([text[:, :40], text], readings)
     assert not failed
     allowed = NEAR if expected.dtype == torch.float32 else 0.1
