@@ -25,6 +25,7 @@ ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
 MIDDLE = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
 SPECIAL = (BOS, END, PAD, *ROLES, *MIDDLE)
 
+JUDGE_TEMPLATE = "plain"  # of server.judge, which the lessons are written in
 CHAT_TEMPLATE = (
     "{{- bos_token -}}"
     "{%- for message in messages -%}"
@@ -102,4 +103,5 @@ def build(seed: int, size: int = 600) -> PreTrainedTokenizerFast:
         clean_up_tokenization_spaces=False,
         padding_side="left",
         chat_template=CHAT_TEMPLATE,
+        judge_template=JUDGE_TEMPLATE,
     )

@@ -6,7 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
-from typing import Any
+from typing import Any, Literal
+
+# What a chat may have besides a user's message and a new answer: a system message; a last message
+# that the answer continues.
+ChatAbility = Literal["system", "continued"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +86,14 @@ class TextPrompt:
 
 @dataclass(frozen=True)
 class ChatPrompt:
-    """Messages for the model's chat template."""
+    """Messages for the model's chat template.
+
+    continued  the answer goes on where the last message ends, instead of beginning a new one
+    """
 
     messages: tuple[Message, ...]
     tools: tuple[Mapping[str, Any], ...] = ()
+    continued: bool = False
 
     @cached_property
     def sets(self) -> tuple[DocumentSet, ...]:

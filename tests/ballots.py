@@ -28,7 +28,13 @@ def changed(job: Job, **changes: Any) -> Job:
 
 
 def written(made: Ballot) -> str:
-    """Return the prompt's only message."""
-    [message] = render(made).messages
-    assert message.role == "user"
-    return "".join(part.text for part in message.parts)
+    """Return the user's message of a prompt."""
+    return said(made)["user"]
+
+
+def said(made: Ballot) -> dict[str, str]:
+    """Return the messages of a prompt by their roles, each of which speaks once."""
+    messages = render(made).messages
+    found = {each.role: "".join(part.text for part in each.parts) for each in messages}
+    assert len(found) == len(messages)
+    return found

@@ -42,4 +42,6 @@ def _card(service: Service, name: str) -> dict[str, Any]:
         "refusals": dict(info.refusals),
         "executor": {"name": info.executor, "refusals": dict(info.executors)},
         "kernels": dict(info.kernels),
+        "chat": sorted(info.chat),
+        "judge_template": info.template,
     }

@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 
 from server.chunk import Chunk
 from server.job import ReadingSpec, Sampling, Work
-from server.prompt import Prompt
+from server.prompt import ChatAbility, Prompt
 
 Ability = Literal["text", "logprobs", "attention", "cache", "grammar"]
 
@@ -26,6 +26,8 @@ class ModelInfo:
     executors  by name, why others do not read
     kernels    by shape, what multiplies linear layers; empty = the framework's own
     software   that computes, each with its version
+    chat       what its chats may have
+    template   of a judge, by the name of a built-in one, that the model was trained on; None = none
     """
 
     id: str
@@ -41,6 +43,8 @@ class ModelInfo:
     executors: Mapping[str, str] = field(default_factory=dict)
     kernels: Mapping[str, str] = field(default_factory=dict)
     software: tuple[str, ...] = ()
+    chat: frozenset[ChatAbility] = frozenset()
+    template: str | None = None
 
 
 class Session(Protocol):

@@ -12,10 +12,12 @@ from server.chunk import Chunk, FinishReason, Scored, Usage
 from server.engines.base import Ability, ModelInfo, Session
 from server.errors import EngineError, PlanError
 from server.job import ReadingSpec, Sampling, Work
-from server.prompt import ChatPrompt, Prompt, TextPrompt
+from server.prompt import ChatAbility, ChatPrompt, Prompt, TextPrompt
 
 ANSWER = re.compile(
-    r"^Answer ([A-Z])(?:, part \d+)?: (?:<(text-[0-9a-f]+)>((?s:.*?))</\2>|(.*))$", re.MULTILINE
+    r"^(?:Answer ([A-Z\d])|([A-Z][a-z]+) answer)(?:, part \d+)?: "
+    r"(?:<(text-[0-9a-f]+)>((?s:.*?))</\3>|(.*))$",
+    re.MULTILINE,
 )
 
 
@@ -49,7 +51,8 @@ class Scripted:
         self._script = script if callable(script) else one_by_one(script)
         self.offers = frozenset(abilities)
         facts = ("scripted", "scripted", 1 << 20, self.offers, refusals or {})
-        self.info = ModelInfo(*facts, weights="scripted")
+        takes: frozenset[ChatAbility] = frozenset({"system", "continued"})
+        self.info = ModelInfo(*facts, weights="scripted", chat=takes, template="plain")
         self.alive = True
         self.running = 0
         self.works: list[Work] = []
@@ -153,7 +156,8 @@ def content_judge(logit: Callable[[str, int], float], tie: float = -9.0) -> Scri
         logits = {
             letter: logit(text, slot) for slot, (letter, text) in enumerate(answers(prompt).items())
         }
-        task = prompt.rstrip().splitlines()[-1]
+        # behind it there may be what the answer begins with
+        task = next((line for line in reversed(prompt.splitlines()) if "answer" in line), "")
         if "a score from" in task:
             found = Answer(" ".join(str(_points(each)) for each in logits.values()))
         elif "is much better" in task:
@@ -162,7 +166,7 @@ def content_judge(logit: Callable[[str, int], float], tie: float = -9.0) -> Scri
             points = {str(place): -abs(lead - step) for place, step in enumerate(steps, 1)}
             found = chosen(points)
         else:
-            found = chosen({**logits, "T": tie} if "for a tie" in task else logits)
+            found = chosen({**logits, "T": tie} if "for a tie" in task or not logits else logits)
         if "Verdict:" in task:
             return Answer(f"They differ.\nVerdict: [[{found.text}]]")
         return found
@@ -171,13 +175,14 @@ def content_judge(logit: Callable[[str, int], float], tie: float = -9.0) -> Scri
 
 
 def answers(prompt: str) -> dict[str, str]:
-    """Return the answers that a judge's prompt shows, by their letters in the order of the slots.
+    """Return the answers that a judge's prompt shows, by their labels in the order of the slots.
 
     Parts are joined; of a text of several lines without tags around it, the first is taken.
     """
     found: dict[str, str] = {}
-    for letter, tag, fenced, line in ANSWER.findall(prompt):
-        found[letter] = found.get(letter, "") + (fenced if tag else line)
+    for letter, ordinal, tag, fenced, line in ANSWER.findall(prompt):
+        label = letter or ordinal.lower()
+        found[label] = found.get(label, "") + (fenced if tag else line)
     return found
 
 

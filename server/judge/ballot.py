@@ -9,9 +9,10 @@ from typing import Literal
 from portia.verdict import Method
 from server.chunk import Usage
 from server.judge.calibration import Calibration
+from server.prompt import ChatAbility
 
 FormName = Literal["relation", "score", "likert"]
-Lettering = Literal["fixed", "random"]
+Lettering = Literal["fixed", "random", "numbers", "ordinals", "brackets"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +43,20 @@ class Ballot:
 
     order           indices into `candidates` by slot, slot j carries letter j; None = no stage has
                     fixed an order, the caller's is shown
-    template        name of a built-in template, or an inline one with named placeholders
+    template        name of a built-in template, or an inline one with named placeholders; auto =
+                    the one that suits the model
+    chat            what the model's chats may have
     as_documents    True = the candidates are an unordered set (a reading stage sees to that)
     min_label_mass  summed probability of the labels below which an answer counts as unparsed
-    lettering       fixed = A, B, ... by slot; random = drawn anew for every order, from the seed
+    lettering       fixed = A, B, ... by slot; random = drawn anew for every order, from the seed;
+                    numbers = 1, 2, ...; ordinals = first, second, ...; brackets = [[A]], [[B]], ...
     ranking         how several calls make one ranking; None = kemeny, or borda where it is too long
     evidence        True = the model explains first and ends with its verdict
     parts           each candidate cut into as many parts, shown in turn; () = whole
     debate          statements shown besides the candidates
     ties            True = the judge may say that none is best
+    taught          True = the model was trained on the template: where it names ties it still does,
+                    allowed or not, since without them it is a prompt that the model never saw
     tie_margin      a debiased margin up to this is a tie, in the form's unit; None = calls say so
     """
 
@@ -70,7 +76,9 @@ class Ballot:
     parts: tuple[tuple[str, ...], ...] = ()
     debate: tuple[Statement, ...] = ()
     ties: bool = True
+    taught: bool = False
     tie_margin: float | None = None
+    chat: frozenset[ChatAbility] = frozenset({"system", "continued"})
 
     @property
     def slots(self) -> tuple[int, ...]:
@@ -81,6 +89,11 @@ class Ballot:
     def texts(self) -> tuple[str, ...]:
         """Return the candidates' texts by their indices."""
         return tuple(candidate.text for candidate in self.candidates)
+
+    @property
+    def names_ties(self) -> bool:
+        """Return whether the prompt says that none may be best."""
+        return self.ties or (self.taught and self.form == "relation" and not self.evidence)
 
     def canonical(self) -> tuple[int, ...]:
         """Return the candidates' indices in an order that depends on their content alone."""

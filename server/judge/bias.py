@@ -34,7 +34,7 @@ def key(case: Case, ballot: Ballot) -> BiasKey:
     if template not in built_in():
         template = hashlib.sha256(template.encode("utf-8", "surrogatepass")).hexdigest()[:32]
     reading = "set" if ballot.as_documents else "plain"
-    forced = FORMS[ballot.form].forced and not ballot.ties
+    forced = FORMS[ballot.form].forced and not ballot.names_ties
     form = f"{ballot.form} without ties" if forced else ballot.form
     if len(ballot.candidates) > 2:
         form = f"{form}, {len(ballot.candidates)} candidates"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 
 from portia.verdict import TIE, Vote
@@ -10,7 +10,7 @@ from server.chunk import Chunk, Usage
 from server.engines.base import Ability, Engine
 from server.job import Job, Reply, Sampling, Work
 from server.judge.ballot import Ballot, Call, Sample
-from server.judge.forms import FORMS, LEAST, Said, concluded, majority
+from server.judge.forms import FORMS, LEAST, Said, concluded, majority, mass
 from server.judge.letters import TIE as TIE_LABEL
 from server.judge.letters import letters
 from server.judge.render import render
@@ -41,7 +41,7 @@ def _sampling(sampling: Sampling, ballot: Ballot, offers: frozenset[Ability]) ->
         return replace(sampling, max_tokens=sampling.max_tokens or EVIDENCE_TOKENS)
     return replace(
         sampling,
-        labels=form.labels(known, ballot.ties) if "logprobs" in offers else (),
+        labels=form.labels(known, ballot.names_ties) if "logprobs" in offers else (),
         grammar=form.grammar(known) if "grammar" in offers else None,
         max_tokens=sampling.max_tokens or form.tokens(known),
     )
@@ -65,14 +65,13 @@ def read(ballot: Ballot, chunks: Sequence[Chunk]) -> Call:
     form, known = FORMS[ballot.form], letters(ballot)
     answers = _answers(chunks)
     labels = next((chunk.labels for chunk in chunks if chunk.labels is not None), None)
-    names = form.labels(known, ballot.ties)
-    logprobs = None if labels is None else {name: max(labels[name], LEAST) for name in names}
+    logprobs, least = _labelled(ballot, labels, form.labels(known, ballot.names_ties))
     if ballot.evidence:
         said = [_ended(ballot, answer) for answer in answers]
     elif logprobs is not None:
-        said = [form.weigh(logprobs, known, ballot.min_label_mass)]
+        said = [form.weigh(logprobs, known, least)]
     else:
-        said = [form.parse(_text(answer), known, ballot.ties) for answer in answers]
+        said = [form.parse(_text(answer), known, ballot.names_ties) for answer in answers]
     found = said[0] if len(said) == 1 else majority(said)
     texts = [_text(answer) for answer in answers]
     samples = [Sample(each.verdict, text) for each, text in zip(said, texts, strict=True)]
@@ -88,6 +87,24 @@ def read(ballot: Ballot, chunks: Sequence[Chunk]) -> Call:
         usage=_usage(answers),
         samples=tuple(samples) if len(samples) > 1 else (),
     )
+
+
+def _labelled(
+    ballot: Ballot, labels: Mapping[str, float] | None, names: Sequence[str]
+) -> tuple[dict[str, float] | None, float]:
+    """Return the log-probabilities to read, and the mass that they must have.
+
+    A tie that is named but not allowed is no choice; what it was given says all the same that the
+    model has understood, so the others may have little.
+    """
+    if labels is None:
+        return None, 0.0
+    found = {name: max(labels[name], LEAST) for name in names}
+    least = ballot.min_label_mass
+    if ballot.names_ties and not ballot.ties:
+        least = least if mass(found) < least else 0.0
+        del found[TIE_LABEL]
+    return found, least
 
 
 def _answers(chunks: Sequence[Chunk]) -> list[list[Chunk]]:

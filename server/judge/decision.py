@@ -12,6 +12,7 @@ from portia.verdict import Verdict, decide
 from server.job import Reply
 from server.judge.ballot import Ballot, Call, Case
 from server.judge.bias import key
+from server.judge.calibration import ENOUGH
 from server.judge.letters import TIE as TIE_LABEL
 
 
@@ -96,8 +97,8 @@ def warnings(ballot: Ballot, reply: Reply, decision: Decision) -> list[str]:
         said.append(
             f"label {TIE_LABEL!r} was the likeliest of {len(popular)} of {len(reply.calls)} calls "
             "and taken for a tie, which says little, since what this model gives it on identical "
-            "answers is not known; send tie_margin, or teach it by requests whose two texts are "
-            "equal"
+            f"answers is not known; send tie_margin, or teach it by {ENOUGH} requests whose two "
+            "texts are equal"
         )
     if ballot.tie_margin is not None and any(vote.values is None for vote in reply.votes):
         said.append(

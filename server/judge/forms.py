@@ -86,7 +86,7 @@ class Form(Protocol):
 
 
 class Relation:
-    """The best candidate's letter, or T for a tie; values are natural-log probabilities."""
+    """The best candidate's label, or T for a tie; values are natural-log probabilities."""
 
     unit = "nats"
     most: int | None = None
@@ -95,10 +95,13 @@ class Relation:
     def task(self, letters: Letters, ties: bool) -> tuple[str, str, str]:
         """Return the question and the two ways to answer it."""
         tied = f", or {lettering.TIE} for a tie" if ties else ""
+        noun = lettering.noun(letters)
+        if noun == "ordinal":  # which are words that stand in texts as well
+            noun = f"ordinal, {', '.join(letters[:-1])} or {letters[-1]}"
         return (
             "Which answer is best?",
-            f"Reply with its letter{tied}.",
-            f"X is the letter of the best answer{tied}",
+            f"Reply with its {noun}{tied}.",
+            f"X is the {noun} of the best answer{tied}",
         )
 
     def labels(self, letters: Letters, ties: bool) -> tuple[str, ...]:
@@ -118,11 +121,13 @@ class Relation:
         return self._said(greatest(logprobs, least_mass), letters, values)
 
     def parse(self, text: str, letters: Letters, ties: bool) -> Said:
-        """Read `A`, `(A)`, `[[A]]` or `A.`."""
-        pattern = r"(?:\[\[([A-Z])\]\]|\(([A-Z])\)|([A-Z]))[.,:;!)]?"
+        """Read `A`, `(A)`, `[[A]]`, `A]]` behind brackets that were opened for it, or `A.`."""
+        pattern = r"(?:(?:\[\[)?(\w+)\]\]|\((\w+)\)|(\w+))[.,:;!)]?"
         match = re.fullmatch(pattern, text.strip())
-        label = next((group for group in match.groups() if group), None) if match else None
-        return self._said(label if label in self.labels(letters, ties) else None, letters, None)
+        said = next((group for group in match.groups() if group), "") if match else ""
+        named = self.labels(letters, ties)
+        label = next((each for each in (said, said.lower()) if each in named), None)
+        return self._said(label, letters, None)
 
     def _said(self, label: str | None, letters: Letters, values: tuple[float, ...] | None) -> Said:
         if label is None:
@@ -224,7 +229,7 @@ class Likert:
         chances = {point: math.exp(logprobs[point] - most) for point in leads}
         lead = fsum(map(mul, chances.values(), leads.values())) / fsum(chances.values())
         values = (lead / 2, -lead / 2)
-        if _mass(logprobs) < least_mass:
+        if mass(logprobs) < least_mass:
             return Said(values=values)
         sides = [
             fsum(chance for point, chance in chances.items() if _side(leads[point]) == side)
@@ -257,7 +262,7 @@ FORMS: Mapping[FormName, Form] = MappingProxyType(
 
 def greatest(logprobs: Mapping[str, float], least_mass: float) -> str | None:
     """Return the most probable label, the tie if two are, None below a mass of `least_mass`."""
-    if _mass(logprobs) < least_mass:
+    if mass(logprobs) < least_mass:
         return None
     most = max(logprobs.values())
     best = [label for label, logprob in logprobs.items() if logprob == most]
@@ -292,5 +297,6 @@ def majority(said: Sequence[Said]) -> Said:
     return Said(verdict, choice, values or None)
 
 
-def _mass(logprobs: Mapping[str, float]) -> float:
+def mass(logprobs: Mapping[str, float]) -> float:
+    """Return the summed probability of labels."""
     return fsum(math.exp(logprob) for logprob in logprobs.values())

@@ -12,6 +12,7 @@ from server.job import Reply
 from server.judge.ballot import Ballot, Call
 from server.judge.decision import Decision
 from server.judge.forms import FORMS
+from server.judge.template import name_of
 from server.pipeline import Plan
 from server.protocol.replies import Head, evenhand, usage_wire
 
@@ -36,6 +37,7 @@ def judgement(
         "ranking": _ranking(ballot, verdict),
         "ranked_by": verdict.method,
         "rung": reply.rung if verdict.status in SETTLED else None,
+        "template": name_of(ballot),
         "calls": [_call(call) for call in reply.calls],
         "usage": usage_wire(sum(spent, Usage())),
         "evenhand": evenhand(plan.wire(), reply.notes, warnings),

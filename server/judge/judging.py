@@ -15,6 +15,7 @@ from server.judge.call import asked
 from server.judge.decision import Decision, fit_key, verdict_of, warnings
 from server.judge.judgement import judgement
 from server.judge.ladder import climb
+from server.judge.template import untold
 from server.judge.ties import learn_ties
 from server.judge.wire import JudgeBody
 from server.stages.base import Level, ballot_of, case_of
@@ -45,7 +46,8 @@ class Judging:
         """
 
         def ready(job: Job) -> Job:
-            return job.but(case=replace(case_of(job), calibration=calibration))
+            ballot = body.suited(ballot_of(job), engine.info)
+            return job.but(case=replace(case_of(job), ballot=ballot, calibration=calibration))
 
         wanted = default_stages(engine) if stages is None else stages
         errand = Errand.of(body, engine, name, wanted, ready)
@@ -68,7 +70,7 @@ class Judging:
         fit = await self.fit()
         verdict = reply.verdict or verdict_of(reply, case.ballot)
         decision = Decision.of(verdict, fit, body.min_probability)
-        said = (*body.warnings, *warnings(case.ballot, reply, decision))
+        said = (*body.warnings, *untold(case.ballot), *warnings(case.ballot, reply, decision))
         return judgement(errand.head, case.ballot, errand.plan, reply, decision, said)
 
     @property

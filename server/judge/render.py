@@ -19,17 +19,18 @@ from itertools import count
 from portia.interleave import interleave
 from server.judge.ballot import Ballot
 from server.judge.forms import FORMS
-from server.judge.letters import letters
-from server.judge.template import PLACEHOLDER, template_of, values
+from server.judge.letters import ORDINALS, TIE, headings, letters, noun, title
+from server.judge.template import PLACEHOLDER, opener, template_of, values
 from server.prompt import ChatPrompt, Message, Part
 
 GROUP = "candidates"
 MARKER = re.compile(
-    r"^[^a-z0-9\n]{0,8}(?:answer|question|reference|criteria|rubric|verdict|judge)\b[^\n:]{0,32}:",
+    rf"^[^a-z0-9\n]{{0,8}}(?:(?:{'|'.join(ORDINALS)})\W{{1,8}})?"
+    r"(?:answer|question|reference|criteria|rubric|verdict|judge)\b[^\n:]{0,32}:",
     re.IGNORECASE | re.MULTILINE,
 )
 LEAST_OPENING, MOST_OPENING = 8, 16  # characters of a prompt's line that no text may begin with
-IN_PARTS = "The answers are shown in parts, in turn; the parts of one letter form one answer.\n"
+IN_PARTS = "The answers are shown in parts, in turn; the parts of one {} form one answer.\n"
 DISSENT = "Judges who saw the answers in different orders did not agree.\n"
 
 
@@ -54,33 +55,50 @@ class Fence:
 
 
 def render(ballot: Ballot) -> ChatPrompt:
-    """Write a ballot as one user message, its candidates in the ballot's order.
+    """Write a ballot as a chat, its candidates in the ballot's order.
 
-    With `as_documents` each candidate's line is a document of one set.
+    With `as_documents` each candidate's line is a document of one set. Where the model's chat has
+    no system message, what it would say stands above the case.
     """
     template = template_of(ballot)
-    fence = _fence(ballot, template)
-    before, _, after = template.partition("{candidates}")
+    fence = _fence(ballot, template.text)
+    before, _, after = template.user.partition("{candidates}")
+    system = [*_filled(template.system, ballot, fence)] if template.system else []
+    apart = "system" in ballot.chat
     parts = [
+        *([] if apart or not system else [*system, Part("\n\n")]),
         Part(fence.notice()),
         *_filled(before, ballot, fence),
-        Part(IN_PARTS if ballot.parts else ""),
+        Part(_in_parts(ballot)),
         *_candidates(ballot, fence),
         *_debate(ballot, fence),
         *_filled(after, ballot, fence),
     ]
-    return ChatPrompt((Message("user", tuple(part for part in parts if part.text)),))
+    messages = [Message("user", tuple(part for part in parts if part.text))]
+    if system and apart:
+        messages.insert(0, Message("system", tuple(system)))
+    begun = opener(ballot)
+    if begun:
+        messages.append(Message("assistant", (Part(begun),)))
+    return ChatPrompt(tuple(messages), continued=bool(begun))
 
 
 def task(ballot: Ballot) -> str:
     """Return what the judge is told to do."""
-    what, how, verdict = FORMS[ballot.form].task(letters(ballot), ballot.ties)
+    what, how, verdict = FORMS[ballot.form].task(letters(ballot), ballot.names_ties)
     if not ballot.evidence:
-        return f"{what} {how}"
+        return f"{what} {_bracketed(ballot) if ballot.lettering == 'brackets' else how}"
     return (
         f"{what} First explain in a few sentences what speaks for and against each. Then write a "
         f"last line that is only Verdict: [[X]] where {verdict}."
     )
+
+
+def _bracketed(ballot: Ballot) -> str:
+    """Return how to answer in brackets; each is written out, since models copy an [[X]]."""
+    *most, last = (f"[[{label}]]" for label in letters(ballot))
+    ending = f", or [[{TIE}]] for a tie." if ballot.names_ties else " alone."
+    return f"Reply with {', '.join(most)} or {last}{ending}"
 
 
 def _filled(template: str, ballot: Ballot, fence: Fence) -> Iterator[Part]:
@@ -97,16 +115,20 @@ def _filled(template: str, ballot: Ballot, fence: Fence) -> Iterator[Part]:
 
 def _candidates(ballot: Ballot, fence: Fence) -> Iterator[Part]:
     """Yield a line per candidate, or per part of one; the whole line is literal."""
-    known, group = letters(ballot), GROUP if ballot.as_documents else None
+    known, group = headings(ballot), GROUP if ballot.as_documents else None
     if not ballot.parts:
-        for letter, index in zip(known, ballot.slots, strict=True):
+        for heading, index in zip(known, ballot.slots, strict=True):
             text = fence.around(ballot.candidates[index].text)
-            yield Part(f"Answer {letter}: {text}\n", group, literal=True)
+            yield Part(f"{heading}: {text}\n", group, literal=True)
         return
     first, second = (ballot.parts[index] for index in ballot.slots)
     for piece in interleave(first, second):
         text = fence.around(piece.text)
-        yield Part(f"Answer {known[piece.slot]}, part {piece.part}: {text}\n", group, literal=True)
+        yield Part(f"{known[piece.slot]}, part {piece.part}: {text}\n", group, literal=True)
+
+
+def _in_parts(ballot: Ballot) -> str:
+    return IN_PARTS.format(noun(letters(ballot))) if ballot.parts else ""
 
 
 def _debate(ballot: Ballot, fence: Fence) -> Iterator[Part]:
@@ -118,7 +140,7 @@ def _debate(ballot: Ballot, fence: Fence) -> Iterator[Part]:
     statements = sorted(ballot.debate, key=lambda each: each.order != ballot.slots)
     for number, statement in enumerate(statements, 1):
         knew = ", ".join(
-            f"answer {own[index]} was called {letter}"
+            f"{title(own[index])} was called {letter}"
             for index, letter in zip(statement.order, statement.letters, strict=True)
         )
         yield Part(f"Judge {number}, for whom {knew}: ")

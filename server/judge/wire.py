@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PlainValidator
 
 from portia.rank import MOST_EXACT
 from portia.verdict import Method
+from server.engines.base import ModelInfo
 from server.errors import PlanError
 from server.job import Job
 from server.judge.ballot import Ballot, Candidate, Case, FormName, Lettering
 from server.judge.letters import LETTERS
+from server.judge.template import AUTO, labels_of, suited
 from server.pipeline import Plan
 from server.protocol.common import shown
 from server.protocol.generation import Generation
@@ -21,7 +24,6 @@ from server.protocol.replies import Head
 MOST_CANDIDATES = len(LETTERS)
 MOST_CALLS = 64
 MOST_ID = 256  # characters
-TAUGHT_TIES = "plain"  # the template that the embedded model was trained on, ties among its labels
 
 Ties = Literal["allow", "forbid", "auto"]
 
@@ -69,10 +71,13 @@ class JudgeBody(Generation):
     """The body of `/v1/judge`; sampling fields are those of completions.
 
     form            relation (the best, or a tie), score (1 to 10 each), likert (a scale of 5)
-    template        name of a built-in template, or an inline one with placeholders
-    labels          fixed = A, B, ... by slot; random = letters drawn for every order from `seed`
+    template        name of a built-in template, or an inline one with placeholders; auto (None) =
+                    the one the model was trained on, else the best measured
+    labels          fixed = A, B, ... by slot; random = letters drawn for every order from `seed`;
+                    numbers, ordinals, brackets = 1, first, [[A]] for the first slot; None = those
+                    that the template is best used with
     ties            whether the judge may answer that none is best; auto = only of two candidates,
-                    and in the template whose model learnt to
+                    and in the template that the model was trained on
     tie_margin      a debiased margin up to this is a tie, in the form's unit, and the judge is not
                     asked for ties
     min_probability of the preferred being right; below it nobody is named
@@ -129,24 +134,24 @@ class JudgeBody(Generation):
             )
 
     def job(self, head: Head) -> Job:
-        """Return the job; by default as many tokens as the form needs are generated, greedily."""
+        """Return the job, whose ballot is still to be suited to the model.
+
+        By default as many tokens as the form needs are generated, greedily.
+        """
         sampling = self.sampling(
             max_tokens=self.max_tokens,
             temperature=0.0 if self.temperature is None else self.temperature,
         )
-        template = "plain" if self.template is None else self.template
         ballot = Ballot(
             question=self.question,
             candidates=self.candidates,
-            template=template,
+            template=AUTO if self.template is None else self.template,
             reference=self.reference,
             criteria=self.criteria,
             form=self.form or "relation",
             min_label_mass=0.01 if self.min_label_mass is None else self.min_label_mass,
-            lettering=self.labels or "fixed",
             seed=self.seed or 0,
             ranking=self.ranking,
-            ties=self.allows_ties(template),
             tie_margin=self.tie_margin,
         )
         return Job(
@@ -157,17 +162,27 @@ class JudgeBody(Generation):
             id=head.id,
         )
 
-    def allows_ties(self, template: str) -> bool:
-        """Say whether the judge may answer that none is best, in this template (its name or text).
+    def suited(self, ballot: Ballot, info: ModelInfo) -> Ballot:
+        """Return the request's ballot as it will be shown to a model."""
+        shown_as = suited(ballot, info)
+        labels = labels_of(shown_as) if self.labels is None else self.labels
+        taught = shown_as.template == info.template
+        ties = self.allows_ties(taught)
+        return replace(shown_as, lettering=labels, taught=taught, ties=ties)
 
-        Naming ties in a prompt invites them: models that were not taught when to say so say it of
-        most pairs. A request does not tell whether there are any, so auto forbids; and with
-        `tie_margin` it is the margin that says so.
+    def allows_ties(self, taught: bool) -> bool:
+        """Say whether the judge may answer that none is best.
+
+        taught  whether the model was trained on the template, where it learnt when to say so
+
+        Naming ties in a prompt invites them: models that were not taught say it of most pairs. A
+        request does not tell whether there are any, so auto forbids; and with `tie_margin` it is
+        the margin that says so.
         """
         if self.tie_margin is not None:
             return False
         if self.ties in (None, "auto"):
-            return len(self.candidates) == 2 and template == TAUGHT_TIES
+            return len(self.candidates) == 2 and taught
         return self.ties == "allow"
 
     def check_calls(self, plan: Plan, job: Job) -> None:

@@ -65,7 +65,11 @@ class MessageBody(BaseModel):
 
 
 class ChatBody(Generation):
-    """The body of `/v1/chat/completions`."""
+    """The body of `/v1/chat/completions`.
+
+    continue_final_message  the answer goes on where the last message ends, as in vLLM
+    add_generation_prompt   None = unless the last message is continued
+    """
 
     prefix: ClassVar[str] = "chatcmpl"
 
@@ -76,6 +80,8 @@ class ChatBody(Generation):
     top_logprobs: int | None = Field(None, ge=0, le=MOST_ALTERNATIVES)
     tools: list[dict[str, Any]] | None = None
     tool_choice: Any = None
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
 
     def refuse(self) -> None:
         """Raise PlanError for what this server cannot do yet."""
@@ -92,12 +98,25 @@ class ChatBody(Generation):
                 "set logprobs or leave top_logprobs out",
                 param="top_logprobs",
             )
+        if self.add_generation_prompt is not None:
+            self._check_ending(self.add_generation_prompt)
+
+    def _check_ending(self, opened: bool) -> None:
+        """Refuse an answer that both goes on and begins, or does neither (PlanError)."""
+        if opened == bool(self.continue_final_message):
+            both = "both true" if opened else "neither"
+            raise PlanError(
+                "add_generation_prompt must be the opposite of continue_final_message, got "
+                f"{both}; leave add_generation_prompt out",
+                param="add_generation_prompt",
+            )
 
     def prompts(self) -> tuple[Prompt, ...]:
         """Return the one prompt, with the documents in the last user message."""
         documents = [document.part for document in self.documents or ()]
         messages = inserted_in_chat([message.message for message in self.messages], documents)
-        return (ChatPrompt(messages, tuple(self.tools or ())),)
+        continued = self.continue_final_message is True
+        return (ChatPrompt(messages, tuple(self.tools or ()), continued),)
 
     def job(self, head: Head) -> Job:
         """Return what was asked as a job."""

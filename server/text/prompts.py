@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from pine.segments import Ids, Segments
 from server.errors import PlanError
 from server.job import Cut
 from server.prompt import ChatPrompt, DocumentSet, Part, Prompt, TextPrompt, TokenPrompt
+from server.text.chat import joined, rendered
 from server.text.control import ControlTokens, tokenised
 from server.text.literal import hidden, new_mark, shown
 from server.text.middle import middle
@@ -174,30 +174,9 @@ class Encoder:
 
     def _text(self, prompt: TextPrompt | ChatPrompt) -> str:
         """Return the prompt as text, without the suffix that an answer leads to."""
-        return _joined(prompt.parts) if isinstance(prompt, TextPrompt) else self._render(prompt)
-
-    def _render(self, prompt: ChatPrompt) -> str:
-        """Render the chat template."""
-        if not self._tokenizer.chat_template:
-            raise PlanError(
-                "model must have a chat template for chat, got a tokenizer without one; "
-                "use /v1/completions"
-            )
-        messages = [
-            {**each.extra, "role": each.role, "content": _joined(each.parts)}
-            for each in prompt.messages
-        ]
-        tools: list[Any] | None = [dict(tool) for tool in prompt.tools] or None
-        try:
-            text = self._tokenizer.apply_chat_template(
-                messages, tools=tools, tokenize=False, add_generation_prompt=True
-            )
-        except (TemplateError, TypeError, ValueError) as error:
-            raise PlanError(
-                f"messages must suit the model's chat template, got: {error}; change them",
-                param="messages",
-            ) from error
-        return str(text)
+        if isinstance(prompt, TextPrompt):
+            return joined(prompt.parts)
+        return rendered(self._tokenizer, prompt)
 
     def _tokenise(self, texts: Sequence[str], *, opening: bool = False) -> list[Ids]:
         """Tokenise each text on its own; PlanError at once if they cannot fit the context."""
@@ -232,10 +211,6 @@ def overflow(limit: int, prompt: int | str, new: int | None = None) -> PlanError
         "shorten the prompt or ask for fewer tokens (context_length_exceeded)",
         code="context_length_exceeded",
     )
-
-
-def _joined(parts: Iterable[Part]) -> str:
-    return "".join(part.text for part in parts)
 
 
 def _only_set(prompt: TextPrompt | ChatPrompt) -> DocumentSet:

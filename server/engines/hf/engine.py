@@ -31,6 +31,7 @@ from server.engines.hf.weights import digest
 from server.engines.hf.worker import Ticket, Worker
 from server.errors import PlanError
 from server.job import ReadingSpec, Work
+from server.text.chat import named_template, takes
 from server.text.grammar import Grammars
 from server.text.prompts import Encoder
 from server.text.vocabulary import Vocabulary
@@ -98,6 +99,8 @@ class HfEngine:
             executors=door.choice.refusals,
             kernels=fitted,
             software=tuple(f"{name} {version(name)}" for name in SOFTWARE if find_spec(name)),
+            chat=takes(tokenizer),
+            template=named_template(tokenizer),
         )
         # one thread: a tokenizer must not be used by two at once
         self._preparing = ThreadPoolExecutor(1, thread_name_prefix="evenhand-prepare")

@@ -43,12 +43,14 @@ class Dialect:
     alternatives  how many it reports for a token at most; 0 = no log-probabilities at all
     limit         its name of `max_tokens`
     ours          whether it is such a server as this one, which knows `deterministic`
+    continues     whether it is known to continue a last message, as vLLM writes that
     """
 
     model: str
     alternatives: int = 0
     limit: str = "max_tokens"
     ours: bool = False
+    continues: bool = False
 
     def ask(self, prompt: Prompt, sampling: Sampling, *, deterministic: bool = False) -> Ask:
         """Write one prompt down.
@@ -80,7 +82,18 @@ class Dialect:
                 f"on, got {len(prompt.tools)}; leave them out",
                 param="tools",
             )
-        return {"messages": [_message(message) for message in prompt.messages]}
+        messages = {"messages": [_message(message) for message in prompt.messages]}
+        return {**messages, **(self._continued() if prompt.continued else {})}
+
+    def _continued(self) -> dict[str, Any]:
+        """Return how a last message is continued: others would answer it, or refuse the field."""
+        if not self.continues:
+            raise PlanError(
+                "continue_final_message must go to a server that is known to take it, which are "
+                "vLLM and Evenhand, got another; leave it out",
+                param="continue_final_message",
+            )
+        return {"continue_final_message": True, "add_generation_prompt": False}
 
     def _numbers(self, sampling: Sampling) -> dict[str, Any]:
         """Return how tokens are chosen; temperature always, whose default differs most."""

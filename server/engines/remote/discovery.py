@@ -25,15 +25,17 @@ PROBE = [{"role": "user", "content": "Reply with one letter."}]
 class Found:
     """A server's model.
 
-    context  tokens that fit
-    refusal  why it offers no log-probabilities, or None
-    said     what it says of the model, as far as that stays while the model does
+    context   tokens that fit
+    refusal   why it offers no log-probabilities, or None
+    said      what it says of the model, as far as that stays while the model does
+    template  of a judge that the model was trained on, or None
     """
 
     dialect: Dialect
     context: int
     refusal: str | None
     said: str = ""
+    template: str | None = None
 
 
 def discover(access: Access, model: str | None, logprobs: Logprobs) -> Found:
@@ -45,8 +47,10 @@ def discover(access: Access, model: str | None, logprobs: Logprobs) -> Found:
     """
     with openai.OpenAI(**access.options()) as client:
         card = _card(access, client, model)
-        dialect, context = Dialect(card.id, ours=card.owned_by == OURS), card.context or CONTEXT
-        known = Found(dialect, context, None, f"{card.owned_by} {card.root} {card.fingerprint}")
+        ours, context = card.owned_by == OURS, card.context or CONTEXT
+        dialect = Dialect(card.id, ours=ours, continues=_continues(card))
+        said = f"{card.owned_by} {card.root} {card.fingerprint}"
+        known = Found(dialect, context, None, said, card.template if ours else None)
         if logprobs == "auto":
             return _probed(access, client, known)
     if logprobs == "yes":
@@ -73,6 +77,11 @@ def _card(access: Access, client: openai.OpenAI, model: str | None) -> Card:
             f"remote server must list a model, got none from {access.shown}; name a --remote-model"
         )
     return listed[0]
+
+
+def _continues(card: Card) -> bool:
+    """Say whether a model continues a last message: vLLM's do, and ours where they say so."""
+    return card.owned_by == "vllm" or (card.owned_by == OURS and "continued" in card.chat)
 
 
 def _probed(access: Access, client: openai.OpenAI, known: Found) -> Found:

@@ -18,6 +18,7 @@ from server.engines.remote.reading import Reader
 from server.engines.remote.stream import Stream
 from server.errors import EngineError, PlanError
 from server.job import ReadingSpec, Work
+from server.prompt import ChatAbility
 
 
 class RemoteEngine:
@@ -37,6 +38,8 @@ class RemoteEngine:
         attention = f"the model runs on another server, {access.shown}"
         logprobs = {} if found.refusal is None else {"logprobs": found.refusal}
         abilities: set[Ability] = {"text"} if found.refusal else {"text", "logprobs"}
+        # that a system message is taken is OpenAI's protocol; that one is continued is not
+        chat: set[ChatAbility] = {"system", "continued"} if self._dialect.continues else {"system"}
         root = f"{access.shown}/models/{found.dialect.model}"
         self._info = ModelInfo(
             id=name,
@@ -46,6 +49,8 @@ class RemoteEngine:
             refusals={"attention": attention, **logprobs},
             created=int(time.time()),
             weights=f"{root} {found.said}",
+            chat=frozenset(chat),
+            template=found.template,
         )
 
     @classmethod

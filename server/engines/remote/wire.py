@@ -146,11 +146,23 @@ class Card(Wire):
     id: str
     owned_by: Any = None
     root: Any = None
-    fingerprint: Any = None  # Evenhand
+    fingerprint: Any = None  # Evenhand, as the next two
+    taken: Any = Field(None, alias="chat")
+    judge_template: Any = None
     max_model_len: Any = None  # vLLM, Evenhand
     context_length: Any = None
     context_window: Any = None
     max_context_length: Any = None
+
+    @property
+    def chat(self) -> tuple[object, ...]:
+        """Return what it says that chats with it may have."""
+        return tuple(self.taken) if isinstance(self.taken, list) else ()
+
+    @property
+    def template(self) -> str | None:
+        """Return the judge's template that it says the model was trained on."""
+        return self.judge_template if isinstance(self.judge_template, str) else None
 
     @property
     def context(self) -> int | None:

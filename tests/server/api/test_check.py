@@ -105,7 +105,7 @@ async def test_a_label_that_is_no_token_takes_no_place(
     others = {text: ids for text, ids in vocabulary.spellings.items() if text != "T"}
     monkeypatch.setattr(vocabulary, "spellings", others)
     async with full(engine) as http:
-        reply = await http.post("/v1/judge", json={**CANDIDATES, "stages": stages})
+        reply = await http.post("/v1/judge", json={**CANDIDATES, "stages": stages, "ties": "allow"})
     assert reply.status_code == 400
     assert "label must be one token of the model, got 'T'" in reply.json()["error"]["message"]
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from judges import ALL, invariant, judged, opinionated, quick, serving
+from judges import ALL, asked, invariant, judged, opinionated, quick, serving
 
 from server.app import create_app
-from server.engines.scripted import Answer, Scripted, content_judge, slot_lover
-from server.job import Sampling
+from server.engines.scripted import Answer, Scripted, content_judge, slot_lover, written
+from server.errors import PlanError
+from server.job import Sampling, Work
+from server.judge.template import MEASURED, built_in
+from server.prompt import ChatPrompt
 from server.settings import Settings
 
 PINE, SWAP = {"stage": "pine"}, {"stage": "swap"}
@@ -36,6 +40,57 @@ async def test_the_verdict_is_the_same_in_all_orders_of_five(stages: list[Any]) 
     assert len(found) == 120
     assert all(each == found[0] for each in found)
     assert found[0]["margin"] > 0
+
+
+@pytest.mark.parametrize("template", sorted(built_in()))
+@pytest.mark.parametrize("labels", ["fixed", "random", "numbers", "ordinals", "brackets"])
+async def test_no_template_and_no_labels_let_the_order_decide(template: str, labels: str) -> None:
+    names = {"a": "alpha", "b": "bravo!", "c": "charlie"}
+    ways = [[SWAP], *([] if labels == "ordinals" else [[PINE], [SWAP, PINE]])]
+    given = {"template": template, "labels": labels, "criteria": "C", "reference": "R"}
+    async with serving(content_judge(opinionated)) as client:
+        for stages, ties in itertools.product(ways, ("allow", "forbid")):
+            found = []
+            for order in itertools.permutations(names):
+                candidates = [{"id": name, "text": names[name]} for name in order]
+                reply = await judged(client, candidates, stages=stages, ties=ties, **given)
+                assert reply["template"] == template
+                found.append(invariant(reply, names))
+            assert all(each == found[0] for each in found)
+            assert found[0]["margin"] > 0
+
+
+async def test_the_reply_names_the_template_that_was_used() -> None:
+    async def used(engine: Scripted, template: str | None) -> object:
+        return (await asked(engine, ["x", "yy"], template=template, stages=[SWAP]))["template"]
+
+    knowing, other = Scripted(slot_lover()), Scripted(slot_lover())
+    other.info = replace(other.info, template=None)
+    assert await used(knowing, None) == await used(knowing, "auto") == "plain"
+    assert await used(other, None) == await used(other, "auto") == MEASURED
+    assert "Reply with [[A]] or [[B]] alone." in written(chats(other.works[0])[0])
+    assert "Reply with its letter, or T for a tie." in written(chats(knowing.works[0])[0])
+    assert await used(other, "{question}\n{candidates}") == "inline"
+
+
+async def test_a_model_whose_answer_cannot_be_begun_says_so_once() -> None:
+    engine = Scripted(slot_lover())
+    engine.info = replace(engine.info, template=None, chat=frozenset({"system"}))
+    reply = await asked(engine, ["x", "yy"], stages=[SWAP])
+    [told] = [each for each in reply["evenhand"]["warnings"] if "begins the answer" in each]
+    assert told.startswith("template 'chat-strict' begins the answer with 'Answer', which this mod")
+    assert not any(prompt.continued for work in engine.works for prompt in chats(work))
+    with pytest.raises(PlanError, match="labels 'brackets' must have a model whose answer can be"):
+        await asked(engine, ["x", "yy"], labels="brackets", stages=[SWAP])
+    engine.info = replace(engine.info, chat=frozenset({"continued"}))
+    reply = await asked(engine, ["x", "yy"], stages=[SWAP])
+    assert "warnings" not in reply["evenhand"]
+    assert all(prompt.continued for prompt in chats(engine.works[-1]))
+    assert [each.role for each in chats(engine.works[-1])[0].messages] == ["user", "assistant"]
+
+
+def chats(work: Work) -> list[ChatPrompt]:
+    return [prompt for prompt in work.prompts if isinstance(prompt, ChatPrompt)]
 
 
 async def test_a_plain_call_does_depend_on_the_order() -> None:
@@ -157,35 +212,50 @@ INLINE = "{question}\n{candidates}{task}"
 
 
 @pytest.mark.parametrize(
-    ("fields", "texts", "allowed"),
+    ("fields", "texts", "allowed", "named"),
     [
-        ({}, "xy", True),
-        ({}, "xyz", False),
-        ({"template": "correctness"}, "xy", False),
-        ({"template": INLINE}, "xy", False),
-        ({"ties": "auto"}, "xy", True),
-        ({"ties": "forbid"}, "xy", False),
-        ({"ties": "allow"}, "xyz", True),
-        ({"ties": "allow", "template": INLINE}, "xy", True),
+        ({}, "xy", True, True),  # the script says that it was trained on plain
+        ({"ties": "auto"}, "xy", True, True),
+        ({}, "xyz", False, True),
+        ({"ties": "forbid"}, "xy", False, True),
+        ({"tie_margin": 0.0}, "xy", False, True),
+        ({"template": "correctness"}, "xy", False, False),
+        ({"template": "correctness"}, "xyz", False, False),
+        ({"template": "correctness", "ties": "allow"}, "xyz", True, True),
+        ({"template": INLINE}, "xy", False, False),
+        ({"template": INLINE, "ties": "allow"}, "xy", True, True),
+        ({"ties": "allow"}, "xyz", True, True),
     ],
 )
 async def test_ties_are_named_where_they_are_allowed(
-    fields: dict[str, Any], texts: str, allowed: bool
+    fields: dict[str, Any], texts: str, allowed: bool, named: bool
 ) -> None:
-    seen: list[Sampling] = []
+    """And where the model was trained on a prompt that names them; but then T is no label."""
     prompts: list[str] = []
 
     def script(prompt: str, sampling: Sampling) -> Answer:
-        seen.append(sampling)
         prompts.append(prompt)
-        return content_judge(lambda text, slot: ord(text) / 9, tie=99.0)(prompt, sampling)
+        return content_judge(lambda text, slot: ord(text) / 9, tie=3.0)(prompt, sampling)
 
     async with serving(script) as client:
         reply = await judged(client, list(texts), stages=[SWAP], **fields)
-    assert all(("T" in each.labels) == allowed for each in seen)
-    assert all(("tie" in prompt.casefold()) == allowed for prompt in prompts)
+        shown = [("tie" in prompt.casefold()) for prompt in prompts]
+        forced = (
+            await judged(client, list(texts), stages=[SWAP], **fields, form="likert")
+            if len(texts) == 2
+            else None
+        )
+    assert set(shown) == {named}
     assert all(("T" in call["logprobs"]) == allowed for call in reply["calls"])
-    assert reply["winner"] == (None if allowed else str(len(texts) - 1))
+    assert reply["winner"] == str(len(texts) - 1)
+    assert forced is None or len(forced["calls"][0]["logprobs"]) == 4 + allowed
+
+
+async def test_a_judge_that_was_trained_to_says_in_words_that_none_is_best() -> None:
+    async with serving([Answer("T")] * 4, ("text",)) as client:
+        own = await judged(client, ["x", "y"], stages=[SWAP], ties="forbid")
+        other = await judged(client, ["x", "y"], stages=[SWAP], template="correctness")
+    assert (own["status"], other["status"]) == ("tie", "unparsed")
 
 
 async def test_an_engine_without_logprobs_is_read_by_its_text() -> None:
@@ -258,7 +328,7 @@ GOOD: dict[str, Any] = {"question": "Q?", "candidates": ["x", "y"]}
         ({"candidates": ["x", {"text": "y", "name": "n"}]}, "candidates", "only id and text, got"),
         ({"form": "rank"}, "form", "form must be 'relation', 'score' or 'likert', got 'rank'; "),
         ({"form": "likert", "candidates": ["x", "y", "z"]}, "form", "must have 2 candidates, got"),
-        ({"labels": "greek"}, "labels", "labels must be 'fixed' or 'random', got 'greek'; "),
+        ({"labels": "greek"}, "labels", "or 'brackets', got 'greek'; "),
         ({"ties": "no"}, "ties", "ties must be 'allow', 'forbid' or 'auto', got 'no'; "),
         ({"ranking": "elo"}, "ranking", "ranking must be 'mean', 'kemeny' or 'borda', got 'elo'"),
         (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -140,3 +140,12 @@ def test_another_grammar_is_refused(other: str) -> None:
 def test_tools_are_refused() -> None:
     with pytest.raises(PlanError, match="tools cannot go to a remote model"):
         DIALECT.ask(ChatPrompt(CHAT.messages, ({"type": "function"},)), Sampling())
+
+
+def test_a_last_message_is_continued_where_the_server_is_known_to_do_so() -> None:
+    begun = replace(CHAT, continued=True)
+    with pytest.raises(PlanError, match="known to take it, which are vLLM and Evenhand, got anoth"):
+        DIALECT.ask(begun, Sampling())
+    body = replace(DIALECT, continues=True).ask(begun, Sampling()).body
+    asked = {"continue_final_message": True, "add_generation_prompt": False}
+    assert body == {**DIALECT.ask(CHAT, Sampling()).body, **asked}

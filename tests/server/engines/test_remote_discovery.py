@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from other_server import OtherServer
 from starlette.responses import JSONResponse, Response
 
-from server.engines.remote import Access
+from server.engines.remote import Access, RemoteEngine
 from server.engines.remote.discovery import CONTEXT, Found, Logprobs, discover
 from server.errors import EngineError, PlanError
 
@@ -63,6 +64,29 @@ def test_a_server_like_this_one_is_known_by_its_models(theirs: OtherServer) -> N
     assert not found(theirs).dialect.ours
     theirs.models = JSONResponse({"data": [{"id": "one", "owned_by": "evenhand"}]})
     assert found(theirs).dialect.ours
+
+
+@pytest.mark.parametrize(
+    ("card", "continues", "template"),
+    [
+        ({}, False, None),
+        ({"owned_by": "vllm"}, True, None),
+        ({"owned_by": "evenhand"}, False, None),
+        ({"owned_by": "evenhand", "chat": ["continued"], "judge_template": "plain"}, True, "plain"),
+        ({"owned_by": "evenhand", "chat": "continued", "judge_template": 7}, False, None),
+        ({"owned_by": "them", "chat": ["continued"], "judge_template": "plain"}, False, None),
+    ],
+)
+def test_who_continues_a_last_message_and_which_template_a_model_knows(
+    theirs: OtherServer, card: dict[str, Any], continues: bool, template: str | None
+) -> None:
+    theirs.models = JSONResponse({"data": [{"id": "one", **card}]})
+    known = found(theirs)
+    assert (known.dialect.continues, known.template) == (continues, template)
+    made = RemoteEngine(Access(theirs.address), known, name="m", concurrency=1)
+    assert made.info.chat == ({"system", "continued"} if continues else {"system"})
+    assert made.info.template == template
+    asyncio.run(made.close())
 
 
 def test_what_it_says_of_its_model_is_kept(theirs: OtherServer) -> None:

@@ -125,5 +125,5 @@ async def test_a_fit_that_is_kept_is_used_and_told() -> None:
             "count": 50,
             "log_loss": {"before": 0.9, "after": 0.5},
         }
-    other = await asked(engine, ["a", "bbb"], store, stages=[SWAP], ties="forbid")
+    other = await asked(engine, ["a", "bbb"], store, stages=[SWAP], template="correctness")
     assert other["calibrated"] is None

@@ -159,7 +159,9 @@ async def test_requests_with_identical_answers_teach_a_judge_to_decide(
     assert (untaught["status"], untaught["winner"], untaught["preferred"]) == ("tie", None, "1")
     [warning] = untaught["evenhand"]["warnings"]
     assert warning.startswith("label 'T' was the likeliest of 2 of 2 calls and taken for a tie, ")
-    assert warning.endswith("; send tie_margin, or teach it by requests whose two texts are equal")
+    assert warning.endswith(
+        "; send tie_margin, or teach it by 20 requests whose two texts are equal"
+    )
     for place in range(ENOUGH):
         texts = ["a" * place, "a" * place]
         if teaching["stages"] == [SELF]:

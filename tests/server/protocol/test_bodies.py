@@ -71,6 +71,19 @@ def test_every_number_reaches_the_sampling() -> None:
     )
 
 
+@pytest.mark.parametrize("more", [{}, {"add_generation_prompt": False}])
+def test_a_last_message_is_continued_where_that_is_asked_for(more: dict[str, Any]) -> None:
+    said = [*MESSAGES, {"role": "assistant", "content": "Verdict: "}]
+    (prompt,) = chat(messages=said, continue_final_message=True, **more).prompts()
+    assert isinstance(prompt, ChatPrompt)
+    assert prompt.continued
+    assert prompt.messages[-1].parts[0].text == "Verdict: "
+    offs: list[dict[str, Any]] = [{}, {"continue_final_message": False}]
+    for off in (*offs, {"add_generation_prompt": True}):
+        (opened,) = chat(messages=said, **off).prompts()
+        assert opened == ChatPrompt(prompt.messages)
+
+
 def test_chat_counts_tokens_under_two_names_and_logprobs_in_two_fields() -> None:
     assert chat().asked() == Sampling()
     assert chat(max_tokens=3).asked().max_tokens == 3
@@ -162,6 +175,9 @@ def test_a_bad_completion_is_refused_by_name(body: dict[str, object], param: str
         ({"top_logprobs": 3}, "top_logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"tool_choice": "required"}, "tool_choice"),
+        ({"continue_final_message": True, "add_generation_prompt": True}, "add_generation_prompt"),
+        ({"add_generation_prompt": False}, "add_generation_prompt"),
+        ({"continue_final_message": "yes"}, "continue_final_message"),
         ({"tool_choice": {"type": "function"}}, "tool_choice"),
         ({"tools": "x"}, "tools"),
         ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format"),
