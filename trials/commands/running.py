@@ -100,7 +100,7 @@ async def judge(given: Mapping[str, Any], items: Sequence[Item]) -> AsyncIterato
         try:
             fields = _picked({**given, "ties": ties(given["ties"], items)}, FIELDS)
             chosen = _picked(given, ("sample",))
-            yield Judge(engine, engine.info.id, None, fields, calibration, chosen)
+            yield Judge(engine, engine.info.id, None, fields, calibration, data=chosen)
         finally:
             await engine.close()
 
