@@ -117,7 +117,11 @@ def test_the_order_of_the_items_changes_no_bit(rows: list[tuple[int, ...]], rand
     shuffled = random.sample(rows, len(rows))
     one, two = [
         compare(
-            [Judge(name, column, 1.0) for name, column in zip("abc", zip(*each, strict=True), strict=True)], 20
+            [
+                Judge(name, column, 1.0)
+                for name, column in zip("abc", zip(*each, strict=True), strict=True)
+            ],
+            20,
         )
         for each in (rows, shuffled)
     ]
