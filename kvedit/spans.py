@@ -42,7 +42,7 @@ class Span:
     ) -> Span:
         """Return a span of keys that are turned already, for places from `first` on; shared."""
         span = cls(geometry, first)
-        span._keys, span._values = (_in_rows(each) for each in (keys, values))
+        span._keys, span._values = _in_rows(keys, values)
         span.length, span._shared = first + keys.shape[2], keys.shape[2]
         return span
 
@@ -63,10 +63,11 @@ class Span:
 
     @property
     def size(self) -> int:
-        """Return the bytes of the buffers."""
+        """Return the bytes of the buffers; a cut keeps all of those that it is cut from."""
         if self.held:
             self._settled()
-        return sum(each.nbytes for each in (self._keys, self._values) if each is not None)
+        buffers = (each for each in (self._keys, self._values) if each is not None)
+        return sum(each.untyped_storage().nbytes() for each in buffers)
 
     def append(self, key: Tensor, value: Tensor) -> None:
         """Add tokens at the end.
@@ -80,6 +81,8 @@ class Span:
 
     def claim(self, most: int) -> tuple[Tensor, Tensor, int, Pair | None]:
         """Return the buffers, [batch, kv_heads, room, dim], and what the caller must write there.
+
+        Heads lie as far apart in both, which may be further than `room`: a cut is a part of more.
 
         most     tokens that the caller is ready to write
         returns  keys, values, the index there of the oldest token that is held, and the last tokens
@@ -238,8 +241,8 @@ def _grown(kept: Tensor, like: Tensor, room: int) -> Tensor:
     return grown
 
 
-def _in_rows(tokens: Tensor) -> Tensor:
-    """Return the same tokens with each head's behind one another, as buffers have them."""
-    dim = tokens.shape[3]
-    ordered = tokens.stride(3) == 1 and tokens.stride(2) == dim and tokens.stride(1) % dim == 0
-    return tokens if ordered else tokens.contiguous()
+def _in_rows(keys: Tensor, values: Tensor) -> Pair:
+    """Return the same with each head's tokens behind one another, as buffers have them."""
+    (_, head, token, one), dim = keys.stride(), keys.shape[3]
+    ordered = one == 1 and token == dim and head % dim == 0 and keys.stride() == values.stride()
+    return (keys, values) if ordered else (keys.contiguous(), values.contiguous())

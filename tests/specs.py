@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from server.stages.average import Average
 from server.stages.pine import Pine
 
+AVERAGE = Average().reading
 PINE = Pine().reading

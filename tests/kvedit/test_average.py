@@ -180,6 +180,7 @@ def door(request: pytest.FixtureRequest) -> Door:
 
 
 SQUARE = orders(len(DOCUMENTS), 3)
+SQUARE_OF_SEVEN = orders(7, 3)
 ROOM = 1 << 26
 
 
@@ -200,6 +201,21 @@ def test_the_prefix_comes_back_with_other_documents(door: Door) -> None:
     again, cached = answers(door, prompt(QUESTIONS[0], others), SQUARE, shelf)
     assert cached == len(PREFIX)
     assert same(again, fresh)
+
+
+@pytest.mark.parametrize("prefix", [(), (1, 2, 3)], ids=len)
+def test_a_block_behind_a_short_prefix_comes_back(door: Door, prefix: Ids) -> None:
+    """Its buffers have room for more than what is shared of them."""
+    shelf = Shelf(ROOM)
+    documents = DOCUMENTS + DOCUMENTS[3:]
+    for _ in range(2):
+        segments = prompt(QUESTIONS[0], documents, prefix)
+        found, cached = answers(door, segments, SQUARE_OF_SEVEN, shelf)
+    assert cached == len(prefix) + sum(map(len, documents))
+    for index, order in enumerate(SQUARE_OF_SEVEN):
+        expected = stock_answers(tiny_llama(), segments, order)
+        for step, logits in zip(found, expected, strict=True):
+            close(step[index], logits, 5e-5)
 
 
 def test_answers_do_not_write_on_what_they_share(door: Door) -> None:
@@ -232,16 +248,23 @@ def test_a_full_shelf_only_costs_time(door: Door) -> None:
     assert same(one, other)
 
 
-def test_the_shelf_counts_all_that_it_holds(door: Door) -> None:
-    """The prefix once, and the documents as often as there are orders."""
-    shelf = Shelf(ROOM)
-    answers(door, prompt(QUESTIONS[0]), SQUARE, shelf)
+@pytest.mark.parametrize("prefix", [PREFIX, (1, 2, 3)], ids=len)
+def test_the_shelf_counts_all_that_it_holds(door: Door, prefix: Ids) -> None:
+    """The documents as often as there are orders, and buffers in their full size."""
+    shelf, documents = Shelf(ROOM), DOCUMENTS + DOCUMENTS[3:]
+    answers(door, prompt(QUESTIONS[0], documents, prefix), SQUARE_OF_SEVEN, shelf)
+    held, pieces = 0, [each.piece for each in shelf._kept.values()]
+    for piece in itertools.chain(*(each.values() for each in pieces if isinstance(each, dict))):
+        assert isinstance(piece, Piece)
+        for span in (piece.prefix, *piece.own):
+            if span.held:
+                assert span._keys is not None and span._values is not None
+                storages = [each.untyped_storage() for each in (span._keys, span._values)]
+                held += sum(storage.nbytes() for storage in storages)
+    assert shelf.used == held
     config = door.model.config
     token = 2 * config.num_hidden_layers * config.num_key_value_heads * 16 * 4  # bytes
-    prefix, block = len(PREFIX), sum(map(len, DOCUMENTS))
-    assert shelf.used == token * (2 * prefix + len(SQUARE) * block)  # two pieces have the prefix
-    kept = [each.piece for each in shelf._kept.values()]
-    assert all(isinstance(piece[0], Piece) for piece in kept if isinstance(piece, dict))
+    assert held > token * len(SQUARE_OF_SEVEN) * sum(map(len, documents))
 
 
 def test_the_middle_of_a_document_is_no_border() -> None:

@@ -157,7 +157,7 @@ class _Records:
         span, numbers, angles = sight.span, self.numbers, self._angles
         keys, values, begin, fresh = span.claim(MOST_ROWS)
         assert keys.dtype == values.dtype == self._dtype, "a model's vectors are of one dtype"
-        _, self.kv_heads, room, _ = keys.shape
+        self.kv_heads, room = keys.shape[1], keys.stride(1) // keys.shape[3]
         held, written = span.held, 0
         source: tuple[int, ...] = (0,) * 6
         if fresh is not None:

@@ -270,8 +270,8 @@ class FewTask(Task):
 
     query             [heads, rows, dim]; not rotated, like all that comes in
     fixed             [fixed_count, FIXED] one record for each span that is not ranked:
-                      - addresses of its buffers of keys and values, [kv_heads, room, dim], `room`,
-                        the index there of its oldest token, and how many it holds;
+                      - addresses of its buffers of keys and values, `room`: how many tokens from
+                        head to head, the index there of its oldest token, and how many it holds;
                       - how many of these, the last ones, are to be written now, the addresses of
                         their keys and values, [kv_heads, fresh, dim], the steps of both from head
                         to head and token to token, and whether keys are turned;

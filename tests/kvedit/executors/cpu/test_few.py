@@ -94,6 +94,27 @@ def test_what_is_read_is_cached_where_it_belongs(count: int, dtype: torch.dtype)
         assert torch.equal(one.span.values, other.span.values)
 
 
+@pytest.mark.parametrize("made", ["cut", "held for somebody", "held in two ways"])
+@pytest.mark.parametrize("ends", [(0, 20), (0, 13), (5, 20), (6, 11)], ids=str)
+def test_heads_may_lie_further_apart_than_what_a_span_has(made: str, ends: tuple[int, int]) -> None:
+    """A cut is a part of a buffer that has room for more."""
+    whole, (query, key, value) = Span(HALF), vectors(20)
+    whole.append(key, value)
+    some = slice(*ends)
+    keys, values = whole.keys[:, :, some], whole.values[:, :, some]
+    spans = {
+        "cut": whole.cut(*ends),
+        "held for somebody": Span.holding(HALF, keys, values, ends[0]),
+        "held in two ways": Span.holding(HALF, keys, values.contiguous(), ends[0]),
+    }
+    rows = Rows(slice(0, 2), 20, (Sight(spans[made]),))
+    plain = Span.holding(HALF, keys.contiguous(), values.contiguous(), ends[0])
+    expected = TorchExecutor().read(
+        LAYER, query[:, :, :2], [Rows(rows.tokens, 20, (Sight(plain),))]
+    )
+    close(few.read(LAYER, None, query[:, :, :2], rows), expected, NEAR)
+
+
 def test_more_fresh_tokens_than_the_loop_writes_are_written_before() -> None:
     look = Look("still", "everything", False, 20, MOST_ROWS + 2, 0, 5, 0)
     scene = Scene(LAYER, 8, 1, 60, 9, (look,))
