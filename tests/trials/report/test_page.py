@@ -104,6 +104,7 @@ def test_every_plot_is_xml_in_the_pages_colours_with_ids_of_its_own(reports: lis
         ElementTree.fromstring(plot.svg)
         ids += re.findall(r' id="([^"]+)"', plot.svg)
         assert "var(--ink)" in plot.svg
+        assert all(f">{name}<" in plot.svg for name in METHODS)
         assert not any(colour in plot.svg for colour in plots.COLOURS)
         assert set(re.findall(r"#([\w-]+)", plot.svg)) <= set(ids)
     assert len(ids) == len(set(ids)) > 0
