@@ -70,14 +70,14 @@ def test_the_interval_of_a_paired_difference_covers_the_truth() -> None:
         low, high = found.others[0].difference.bootstrap or (1.0, 1.0)
         sign = -1 if found.best == "other" else 1
         held += low <= sign * 0.10 <= high
-    assert 180 <= held < 200
+    assert held in range(180, 200)
 
 
 def test_pairs_are_resampled_together() -> None:
     """Judges that say the same of every item differ by nothing, however few the items."""
     [one] = simulated(0, 40, {"one": 0.5})
     found = compared([one, Judge("twin", one.scores, 900.0)])
-    assert found.others[0].difference.bootstrap == (0, 0)
+    assert found.others[0].difference.bootstrap == (0.0, 0.0)
     assert (found.best, found.use, found.needed) == ("one", "one", None)
 
 
