@@ -64,7 +64,7 @@ def area_by_small_steps(answered: list[Answer], steps: int = 20_000) -> float:
 def test_the_area_is_the_mean_accuracy_over_coverages(answered: list[Answer]) -> None:
     card = DecisionCard.of([(each,) for each in answered], draws=5)
     if all(each.right is None or each.probability is None for each in answered):
-        assert card.coverage_area is card.curve is card.brier is card.calibration_error is None
+        assert not any((card.coverage_area, card.curve, card.brier, card.calibration_error))
         return
     assert value(card.coverage_area) == pytest.approx(area_by_small_steps(answered), abs=2e-4)
     assert card.curve is not None
@@ -84,7 +84,7 @@ def test_neither_the_order_of_items_nor_of_answers_changes_a_bit(
 def drawn(count: int, honest: bool, seed: int) -> list[tuple[Answer, ...]]:
     """Draw answers that are right as often as they say, or only in .7 of all."""
     random = Random(seed)
-    made = []
+    made: list[tuple[Answer, ...]] = []
     for _ in range(count):
         said = 0.5 + 0.5 * random.random()
         made.append((Answer(random.random() < (said if honest else 0.7), said),))
