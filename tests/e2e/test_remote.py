@@ -138,7 +138,14 @@ def ballot(*stages: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "stages", [(), ({"stage": "swap"},), ({"stage": "portia"},), ({"stage": "sample", "k": 3},)]
+    "stages",
+    [
+        (),
+        ({"stage": "swap"},),
+        ({"stage": "average"},),
+        ({"stage": "portia"},),
+        ({"stage": "sample", "k": 3},),
+    ],
 )
 def test_a_judge_decides_as_the_other(
     pocket: str, remote: str, stages: tuple[dict[str, Any], ...]
@@ -158,7 +165,9 @@ def test_a_judge_decides_as_the_other(
 
 
 @pytest.mark.parametrize("fields", [{}, {"ties": "forbid"}, {"tie_margin": 2.0}])
-@pytest.mark.parametrize("stages", [({"stage": "swap"},), ({"stage": "portia"},)])
+@pytest.mark.parametrize(
+    "stages", [({"stage": "swap"},), ({"stage": "average"},), ({"stage": "portia"},)]
+)
 def test_a_decision_is_mirrored_to_the_bit(
     remote: str, stages: tuple[dict[str, Any], ...], fields: dict[str, Any]
 ) -> None:
@@ -175,6 +184,22 @@ def test_a_decision_is_mirrored_to_the_bit(
 def test_it_judges_with_swap_where_it_is_not_told(remote: str) -> None:
     body = {name: value for name, value in ballot().items() if name != "stages"}
     assert post(remote, "judge", body)["evenhand"]["stages"] == [{"stage": "swap"}]
+
+
+def test_average_is_refused_for_documents_in_one_sentence(pocket: str, remote: str) -> None:
+    body = {"documents": ["A fox.", "A dog."], "stages": [{"stage": "average"}]}
+    told = [
+        refused(remote, "completions", {**body, "prompt": "Who?"}),
+        refused(
+            remote, "chat/completions", {**body, "messages": [{"role": "user", "content": "Who?"}]}
+        ),
+    ]
+    for status, error in told:
+        assert (status, error["param"]) == (400, "stages")
+        assert error["message"] == (
+            "stage 'average' must have an engine that offers attention, got a model without (the "
+            f"model runs on another server, {pocket}/v1); leave the stage out or serve another model"
+        )
 
 
 def test_pine_is_refused_in_one_sentence(pocket: str, remote: str) -> None:
