@@ -197,8 +197,9 @@ def test_average_is_refused_for_documents_in_one_sentence(pocket: str, remote: s
     for status, error in told:
         assert (status, error["param"]) == (400, "stages")
         assert error["message"] == (
-            "stage 'average' must have an engine that offers attention, got a model without (the "
-            f"model runs on another server, {pocket}/v1); leave the stage out or serve another model"
+            "stage 'average' must have an engine that offers attention, got a model without "
+            f"(the model runs on another server, {pocket}/v1); leave the stage out or serve "
+            "another model"
         )
 
 
