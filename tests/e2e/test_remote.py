@@ -197,9 +197,9 @@ def test_average_is_refused_for_documents_in_one_sentence(pocket: str, remote: s
     for status, error in told:
         assert (status, error["param"]) == (400, "stages")
         assert error["message"] == (
-            "stage 'average' must have an engine that offers attention, got a model without (the "
-            f"model runs on another server, {pocket}/v1); leave the stage out or serve another "
-            "model"
+            "stage 'average' must have an engine that offers attention, got a model without "
+            f"(the model runs on another server, {pocket}/v1); leave the stage out or serve "
+            "another model"
         )
 
 
@@ -296,30 +296,3 @@ def test_recorded_bodies_of_real_clients(address: str) -> None:
             reply = httpx.post(here + line["path"], json=body, timeout=60)
             cannot = {"tools", "tool_choice"} & body.keys()
             assert reply.status_code == (400 if cannot else 200), (number, reply.text)
-
-
-def test_a_last_message_is_continued_by_the_other_server(pocket: str, remote: str) -> None:
-    begun = "The city of Ada is"
-    said = [{"role": "user", "content": FACTS}, {"role": "assistant", "content": begun}]
-    body = {"messages": said, "temperature": 0, "max_tokens": 8, "continue_final_message": True}
-    direct = post(pocket, "chat/completions", body)
-    assert direct["choices"][0]["message"]["content"] == " Lima."
-    through = post(remote, "chat/completions", {**body, "add_generation_prompt": False})
-    assert through["choices"] == direct["choices"]
-    both = {**body, "add_generation_prompt": True}
-    status, error = refused(remote, "chat/completions", both)
-    assert (status, error["param"]) == (400, "add_generation_prompt")
-
-
-def test_a_model_is_judged_by_in_its_own_template_through_another_server(
-    pocket: str, remote: str
-) -> None:
-    cards = [httpx.get(f"{each}/v1/models").json()["data"][0] for each in (pocket, remote)]
-    for card in cards:
-        assert card["judge_template"] == "plain"
-        assert card["chat"] == ["continued", "system"]
-    body = {"question": QUESTION, "candidates": TEXTS, "stages": [{"stage": "swap"}]}
-    for address in (pocket, remote):
-        reply = post(address, "judge", body)
-        assert reply["template"] == "plain"
-        assert reply["calls"] == post(address, "judge", {**body, "template": "plain"})["calls"]
