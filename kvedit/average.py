@@ -75,7 +75,7 @@ class AverageReading:
     ) -> None:
         self.orders = tuple(orders)
         self._segments = segments
-        self._reuse = Reuse(("average", self.orders), segments, shelf)
+        self._reuse = Reuse("average", self.orders, segments, shelf)
         self._pieces: dict[int, Piece] = {}
         self._prefix, self._end = len(segments.prefix), segments.end
         self._cuts: tuple[int, ...] | None = None

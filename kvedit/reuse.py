@@ -33,16 +33,19 @@ P = TypeVar("P", bound=Piece)
 class Reuse:
     """One prompt's pieces on the shelf.
 
-    kind  of the reading, with all that its pieces depend on besides the prompt
-    cuts  where the forwards of the prompt begin, if nothing is at hand; depends on lengths alone
+    kind     of the reading
+    numbers  on which its block of documents depends, besides the prompt; its prefix does not
+    cuts     where the forwards of the prompt begin, if nothing is at hand; depends on lengths alone
     """
 
-    def __init__(self, kind: Hashable, segments: Segments, shelf: Shelf | None) -> None:
+    def __init__(
+        self, kind: str, numbers: Hashable, segments: Segments, shelf: Shelf | None
+    ) -> None:
         self._shelf = shelf
         self._prefix = len(segments.prefix)
         self._end = segments.end
         self._keys = {
-            self._end: (kind, "block", segments.prefix, segments.documents),
+            self._end: (kind, "block", numbers, segments.prefix, segments.documents),
             self._prefix: (kind, "prefix", segments.prefix),
         }
         cuts = [0]

@@ -68,7 +68,7 @@ class PineReading:
         layers: tuple[int, int] | None = None,
     ) -> None:
         self._segments = segments
-        self._reuse = Reuse(("pine", layers), segments, shelf)
+        self._reuse = Reuse("pine", layers, segments, shelf)
         self._ranking = None if layers is None else range(*layers)
         self._explanation = Explanation() if explain else None
         self._pages: dict[torch.device, Pages] = {}  # one for all layers of a device

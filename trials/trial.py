@@ -35,7 +35,7 @@ class Judge:
     """One way to judge.
 
     name         served name of the model
-    stages       None = what makes a verdict independent of the order at the least cost
+    stages       None = those of a judge who was told none: one decision made of all orders
     fields       of every request besides (form, template, criteria, seed, ...)
     calibration  the store of slot biases, which requests use and teach
     clock        tells the seconds that verdicts take

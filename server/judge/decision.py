@@ -116,4 +116,4 @@ def warnings(ballot: Ballot, reply: Reply, decision: Decision) -> list[str]:
 def _by_popularity(call: Call) -> bool:
     """Say whether a call is a tie only because its model likes the label for one."""
     spoken = call.verdict == TIE_LABEL and call.logprobs is not None and call.tied is None
-    return spoken and len({*call.ballot.texts}) > 1
+    return spoken and not call.ballot.taught and len({*call.ballot.texts}) > 1

@@ -18,8 +18,8 @@ from server.judge.ladder import climb
 from server.judge.template import untold
 from server.judge.ties import learn_ties
 from server.judge.wire import JudgeBody
+from server.stages.average import Average
 from server.stages.base import Level, ballot_of, case_of
-from server.stages.pine import Pine
 from server.stages.swap import Swap
 
 
@@ -41,7 +41,7 @@ class Judging:
         """Check a request; nothing has run when this raises PlanError.
 
         name         the served name of the model
-        stages       None = what makes a verdict independent of the order at the least cost
+        stages       None = see `default_stages`
         calibration  the store of slot biases, which the request may use and teach
         """
 
@@ -88,7 +88,9 @@ class Judging:
 
 
 def default_stages(engine: Engine) -> list[dict[str, Any]]:
-    """Return what makes a verdict independent of the order at the least cost."""
-    pine = Pine()
-    fits = pine.needs - {"set"} <= engine.offers and engine.refusal(pine.reading) is None
-    return [{"stage": pine.stage if fits else Swap().stage}]
+    """Return what decides, whatever the order, and takes nothing from what the model can do.
+
+    All orders, and one decision of their labels' probabilities; where the engine tells none, all
+    orders, and a winner if they agree.
+    """
+    return [{"stage": Average().stage if "logprobs" in engine.offers else Swap().stage}]

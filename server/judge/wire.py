@@ -82,7 +82,7 @@ class JudgeBody(Generation):
                     asked for ties
     min_probability of the preferred being right; below it nobody is named
     ranking         of more than two candidates: mean, kemeny or borda; None = kemeny up to 12
-    stages          None = pine where the engine offers attention, else swap; [] = one plain call
+    stages          None = average where the engine offers logprobs, else swap; [] = one plain call
     deterministic   None = true: a verdict does not depend on what else the server does
     max_calls       of the engine: a plan that needs more is refused, a ladder stops before
     min_label_mass  summed probability of the labels below which an answer counts as unparsed

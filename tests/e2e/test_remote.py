@@ -181,9 +181,9 @@ def test_a_decision_is_mirrored_to_the_bit(
     assert one["probability"] is not None
 
 
-def test_it_judges_with_swap_where_it_is_not_told(remote: str) -> None:
+def test_it_judges_in_all_orders_where_it_is_not_told(remote: str) -> None:
     body = {name: value for name, value in ballot().items() if name != "stages"}
-    assert post(remote, "judge", body)["evenhand"]["stages"] == [{"stage": "swap"}]
+    assert post(remote, "judge", body)["evenhand"]["stages"] == [{"stage": "average"}]
 
 
 def test_average_is_refused_for_documents_in_one_sentence(pocket: str, remote: str) -> None:

@@ -183,8 +183,9 @@ def test_the_settings_of_a_run_are_all_but_the_data() -> None:
 
 async def test_ties_are_taught_by_identical_answers_once() -> None:
     store = Calibration(None)
+    fields = {"ties": "allow", "template": "correctness"}  # which the model was not taught
     made = replace(
-        judge(content_judge(lambda text, slot: 0.0), "swap", ties="allow"), calibration=store
+        judge(content_judge(lambda text, slot: 0.0), "swap", **fields), calibration=store
     )
     assert await teach_ties(items(50), made) == TAUGHT_TIES
     [known] = store.all("tie_odds").values()

@@ -27,7 +27,7 @@ def judge(
     data: options.Data,
     method: Annotated[
         str | None,
-        typer.Option(help=f"{options.METHODS}; without: pine, else swap"),
+        typer.Option(help=f"{options.METHODS}; without: average, else swap"),
     ] = None,
     stages: Annotated[str | None, typer.Option(help="list of stages in JSON, instead")] = None,
     out: Annotated[

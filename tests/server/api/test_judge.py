@@ -157,9 +157,10 @@ async def test_swap_takes_the_average_bias_of_labels_from_pine() -> None:
 async def test_the_default_stage_is_what_the_engine_can_do() -> None:
     async with serving(slot_lover()) as client:
         reply = await judged(client, ["x", "y"])
-        assert reply["evenhand"]["stages"] == [PINE]
-        assert (reply["status"], reply["rung"]) == ("consistent", "pine")
-    async with serving(slot_lover(), ("text", "logprobs")) as client:
+        assert reply["evenhand"]["stages"] == [{"stage": "average"}]
+        assert (reply["status"], reply["rung"]) == ("tie", "average")  # nothing but the slot spoke
+        assert reply["evenhand"]["notes"]["average"]["slot_bias"] > 0
+    async with serving(slot_lover(), ("text",)) as client:
         reply = await judged(client, ["x", "y"])
         assert reply["evenhand"] == {"stages": [SWAP], "notes": {"swap": {"orders": 2}}}
 
@@ -345,7 +346,7 @@ GOOD: dict[str, Any] = {"question": "Q?", "candidates": ["x", "y"]}
         (
             {"stages": [{"stage": "nope"}]},
             "stages",
-            "stages[0] must be one of average, calibrate, pairwise, pine",
+            "stages[0] must be one of average, calibrate, pairwise, parallel, pine",
         ),
         ({"stages": [PINE, SWAP]}, "stages", "stage 'swap' must come before 'pine'"),
         ({"stages": "pine"}, "stages", "stages must be"),
@@ -407,8 +408,8 @@ async def test_sampling_reaches_the_engine() -> None:
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://test") as client,
     ):
-        await judged(client, ["x", "y"])
-        await judged(client, ["x", "y"], temperature=0.5, seed=7, max_tokens=3)
+        await judged(client, ["x", "y"], stages=[PINE])
+        await judged(client, ["x", "y"], stages=[PINE], temperature=0.5, seed=7, max_tokens=3)
         await judged(client, ["x", "y"], stages=[SWAP], deterministic=False)
     assert [work.deterministic for work in engine.works] == [True, True, False, False]
     plain, changed = (work.sampling for work in engine.works[:2])

@@ -145,6 +145,10 @@ async def test_a_fault_of_the_store_does_not_spoil_what_was_said(
     assert "calibration file must be" in caplog.text
 
 
+STRANGE = {"template": "correctness", "ties": "allow"}  # one that the model was not taught
+SWAPPED = {**STRANGE, "stages": [SWAP]}
+
+
 def fond_of_ties(text: str, slot: int) -> float:
     """Return logits of a judge that knows which answer is longer, and says T all the same."""
     return len(text) / 2
@@ -155,7 +159,7 @@ async def test_requests_with_identical_answers_teach_a_judge_to_decide(
     teaching: dict[str, Any],
 ) -> None:
     engine, store = Scripted(content_judge(fond_of_ties, tie=9.0), ALL), Calibration(None)
-    untaught = await asked(engine, ["no", "yes, it is surely"], store, stages=[SWAP])
+    untaught = await asked(engine, ["no", "yes, it is surely"], store, **SWAPPED)
     assert (untaught["status"], untaught["winner"], untaught["preferred"]) == ("tie", None, "1")
     [warning] = untaught["evenhand"]["warnings"]
     assert warning.startswith("label 'T' was the likeliest of 2 of 2 calls and taken for a tie, ")
@@ -166,14 +170,14 @@ async def test_requests_with_identical_answers_teach_a_judge_to_decide(
         texts = ["a" * place, "a" * place]
         if teaching["stages"] == [SELF]:
             texts[1] += "b" * 9
-        await asked(engine, texts, store, **teaching)
-    decided = await asked(engine, ["no", "yes, it is surely"], store, stages=[SWAP])
+        await asked(engine, texts, store, **STRANGE, **teaching)
+    decided = await asked(engine, ["no", "yes, it is surely"], store, **SWAPPED)
     assert (decided["status"], decided["winner"]) == ("consistent", "1")
     assert [each["label"] for each in decided["calls"]] == ["T", "T"]
     assert "warnings" not in decided["evenhand"]
     [note] = decided["evenhand"]["notes"]["ties"]
     assert note["count"] >= ENOUGH
-    equal = await asked(engine, ["a", "b"], store, stages=[SWAP])
+    equal = await asked(engine, ["a", "b"], store, **SWAPPED)
     assert equal["status"] == "tie"
 
 

@@ -69,7 +69,7 @@ def refused(stages: object, on: Scripted | None = None, what: Job | None = None)
         ([{"stage": "x" * 999}], f"got '{'x' * 59}...; "),
         (
             [{"stage": "pine", "depth": 3}],
-            "stage 'pine' field 'depth' must be one of delimiters, explain, got 3; remove or "
+            "stage 'pine' field 'depth' must be one of delimiters, explain, layers, got 3; remove or "
             "rename it",
         ),
         (
