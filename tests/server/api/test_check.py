@@ -34,7 +34,7 @@ FITTING: dict[str, tuple[str, dict[str, Any]]] = {
     "chat": ("/v1/chat/completions", chat("fox")),
     "documents": ("/v1/chat/completions", chat("fox", **DOCUMENTS)),
     "completion": ("/v1/completions", {"prompt": "fox", "max_tokens": 1}),
-    "judge": ("/v1/judge", CANDIDATES),
+    "judge": ("/v1/judge", {**CANDIDATES, "stages": [{"stage": "pine"}]}),
     "judge, swapped": ("/v1/judge", {**CANDIDATES, "stages": [{"stage": "swap"}]}),
 }
 LONG = "fox " * CONTEXT
