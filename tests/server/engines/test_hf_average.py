@@ -15,7 +15,7 @@ import pytest
 import torch
 from asking import Ask, MakeEngine, tokens, usage
 from llguidance import LLMatcher
-from models import tiny_llama
+from models import in_dtype, tiny_llama
 from specs import AVERAGE, PINE
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -259,9 +259,8 @@ async def test_a_sequence_that_stays_goes_on_in_every_order(
 
 async def test_a_half_model_averages_in_float32(tokenizer: PreTrainedTokenizerFast) -> None:
     """The mean of some bfloat16 numbers lies between them, which bfloat16 often cannot."""
-    engine = HfEngine(
-        tiny_llama(vocab_size=len(tokenizer)).to(torch.bfloat16), tokenizer, name="half"
-    )
+    model = in_dtype(tiny_llama(vocab_size=len(tokenizer)), torch.bfloat16)
+    engine = HfEngine(model, tokenizer, name="half")
     token = scored(await drain(await engine.generate(work(SETS[0], AVERAGE))))[0]
     await engine.close()
     values = [each.logprob for each in token.top if each.logprob is not None]
