@@ -4,13 +4,12 @@ What a model makes of a set is the mean of what it makes of m orders of it. The 
 the canonical one (DESIGN 7), so whatever order the caller sent, they are the same, and so is the
 answer. In each of them the model reads as it always does: nothing is taken from what it can do.
 
-    rows of            see                                  where
-    prefix             prefix, causally                     0
-    order j, suffix    prefix; order j with its suffix,     behind the prefix
-                       causally
+    rows of                     see
+    prefix                      prefix, causally
+    order j, with its suffix    prefix and order j, causally
 
-All orders share the prefix. A forward carries the tokens of all of them side by side, so that the
-model's weights are read once for all.
+The prefix is read once, and is the beginning of every order's span. A forward carries the tokens of
+all orders side by side, so that the model's weights are read once for all.
 """
 
 from __future__ import annotations
@@ -30,30 +29,35 @@ from kvedit.segments import Ids, Segments
 from kvedit.shelf import Shelf
 from kvedit.sight import Rows, Sight
 from kvedit.spans import Span
-from kvedit.visibility import causal, everything, within
+from kvedit.visibility import causal, within
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
     """What one layer holds of a prompt.
 
-    own  of each order: its documents, and what follows them
+    orders  a span each: the prefix, its documents, and what follows them; () = none was read yet
     """
 
     prefix: Span
-    own: tuple[Span, ...]
+    orders: tuple[Span, ...] = ()
 
     @property
     def size(self) -> int:
         """Return the bytes of what is held."""
-        return self.prefix.size + sum(span.size for span in self.own)
+        return self.prefix.size + sum(span.size for span in self.orders)
 
     def cut(self) -> Piece:
         """Return the same to go on from: nothing is copied, and neither changes the other."""
-        return Piece(
-            self.prefix.cut(0, self.prefix.length),
-            tuple(span.cut(0, span.length) for span in self.own),
-        )
+        return Piece(self.prefix, tuple(_whole(span) for span in self.orders))
+
+    def opened(self, count: int) -> Piece:
+        """Return the same with so many orders that begin with the prefix."""
+        return Piece(self.prefix, tuple(_whole(self.prefix) for _ in range(count)))
+
+
+def _whole(span: Span) -> Span:
+    return span.cut(0, span.length)
 
 
 class AverageReading:
@@ -87,8 +91,7 @@ class AverageReading:
     def pieces(self, length: int) -> tuple[range, ...]:
         """Cut after the prefix and after the documents; begin after what is at hand."""
         if self._cuts is None:
-            kept, begin = self._reuse.at_hand(Piece)
-            self._pieces = {index: piece.cut() for index, piece in kept.items()}
+            self._pieces, begin = self._reuse.at_hand(Piece)
             self._cuts = tuple(cut for cut in self._reuse.cuts if cut >= begin)
             self._read = begin
         return between(self._cuts, length)
@@ -125,31 +128,35 @@ class AverageReading:
 
     def rows(self, layer: Layer, key: Tensor, value: Tensor) -> Sequence[Rows]:
         """Cache what `spread` gave, and say what it looks at."""
-        if self._kept != self._done:  # the forward before is complete in all layers
-            if self._reuse.wants(*self._kept):
-                held = {index: piece.cut() for index, piece in self._pieces.items()}
-                self._reuse.keep(self._kept[1], held)
-            self._kept = self._done
-        piece = self._pieces.get(layer.index)
-        if piece is None:
-            spans = tuple(Span(layer.geometry) for _ in self.orders)
-            piece = self._pieces[layer.index] = Piece(Span(layer.geometry), spans)
-        near = everything if layer.window is None else within(layer.window)
-        opening = min(self._prefix - piece.prefix.length, key.shape[2])
-        found = []
-        if opening:
-            tokens, place = slice(0, opening), piece.prefix.length
+        self._share()
+        piece = self._pieces.get(layer.index) or Piece(Span(layer.geometry))
+        if self._done[0] in self._reuse.cuts[1:]:
+            # what others may have is left as it is; and whether it was taken or read, what follows
+            # goes into memory of its own, so that the bits are the same
+            piece = piece.cut()
+        visible = causal if layer.window is None else causal & within(layer.window)
+        found, first = list[Rows](), min(self._prefix - piece.prefix.length, key.shape[2])
+        if first:
+            tokens, place = slice(0, first), piece.prefix.length
             piece.prefix.append(key[:, :, tokens], value[:, :, tokens])
-            found.append(Rows(tokens, place, (Sight(piece.prefix, visible=causal & near),)))
-        before = (Sight(piece.prefix, visible=near),) if piece.prefix.held else ()
-        each = (key.shape[2] - opening) // len(self.orders)
-        for index, span in enumerate(piece.own if each else ()):
-            first = opening + index * each
-            tokens, place = slice(first, first + each), self._prefix + span.length
+            found.append(Rows(tokens, place, (Sight(piece.prefix, visible=visible),)))
+        if first < key.shape[2] and not piece.orders:
+            piece = piece.opened(len(self.orders))
+        each = (key.shape[2] - first) // len(self.orders)
+        for span in piece.orders if each else ():
+            tokens, place = slice(first, first + each), span.length
             span.append(key[:, :, tokens], value[:, :, tokens])
-            own = Sight(span, self._prefix, causal & near)
-            found.append(Rows(tokens, place, (*before, own)))
+            found.append(Rows(tokens, place, (Sight(span, visible=visible),)))
+            first += each
+        self._pieces[layer.index] = piece
         return found
+
+    def _share(self) -> None:
+        """Share what the forward before has left, if others may have it: all layers have it now."""
+        if self._kept != self._done:
+            if self._reuse.wants(*self._kept):
+                self._reuse.keep(self._kept[1], self._pieces)
+            self._kept = self._done
 
     def report(self) -> Mapping[str, Any]:
         """Return the orders, by the caller's indices of the documents, and the tokens read."""

@@ -34,12 +34,18 @@ class Judge:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The accuracy of the best judge less another's, on the same items."""
+    """The accuracy of the best judge less another's, on the same items; eligible as its judge."""
 
     other: str
     accuracy: Rate
     difference: Rate
     cost: float
+    eligible: bool
+
+    @property
+    def open(self) -> bool:
+        """Say whether this is one that can be used and may be as accurate, by the interval."""
+        return self.eligible and _may_be_none(self.difference)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +56,7 @@ class Comparison:
     best      the most accurate of those that one can use; of equals the cheaper
     accuracy  its own
     use       the cheapest whose difference to it may be none, by the 95 % interval
-    apart     True = every other judge is less accurate, by the interval
+    apart     True = every other that one can use is less accurate, by the interval
     others    all but the best, the most accurate first
     needed    items on which the first of the differences that may be none would show, if they stay;
               None if there is no such
@@ -91,7 +97,7 @@ class Comparison:
                 f" The cheapest that may be as accurate is {self.use}, at {self._saved()}: use it, "
                 "unless the difference matters to you more than the cost."
             )
-        near = ", ".join(each.other for each in self.others if _may_be_none(each.difference))
+        near = ", ".join(each.other for each in self.others if each.open)
         if not near:
             return said
         said += f" The sample is too small to tell {self.best} from {near}"
@@ -127,21 +133,22 @@ def compare(judges: Sequence[Judge], draws: int = DRAWS, seed: int = 0) -> Compa
             accuracy=_rate(scores[place], total),
             difference=_rate(scores[best] - scores[place], total),
             cost=judges[place].cost,
+            eligible=judges[place].eligible,
         )
         for place in sorted(range(len(judges)), key=order)
         if place != best
     }
-    fits = [place for place in able if place == best or _may_be_none(others[place].difference)]
-    rivals = [each.difference for each in others.values()]
+    fits = [place for place in able if place == best or others[place].open]
+    undecided = [each.difference for each in others.values() if each.open]
     return Comparison(
         items=len(rows),
         best=judges[best].name,
         accuracy=_rate(scores[best], total),
         cost=judges[best].cost,
         use=judges[min(fits, key=lambda place: (judges[place].cost, order(place)))].name,
-        apart=not any(map(_may_be_none, rivals)),
+        apart=not undecided,
         others=tuple(others.values()),
-        needed=_needed(len(rows), rivals),
+        needed=_needed(len(rows), undecided),
     )
 
 
@@ -155,18 +162,16 @@ def _may_be_none(difference: Rate) -> bool:
 
 
 def _needed(items: int, differences: Sequence[Rate]) -> int | None:
-    """Return how many items narrow the interval of one of the open differences to its value.
+    """Return how many items narrow the interval of one of the differences to its value.
 
     An interval's width falls with the root of the number of items.
     """
-    open_ones = [each for each in differences if _may_be_none(each) and each.value]
-    if not open_ones:
-        return None
-    counts = []
-    for each in open_ones:
-        assert each.value is not None and each.bootstrap is not None
-        counts.append(items * ((each.value - each.bootstrap[0]) / each.value) ** 2)
-    return ceil(min(counts))
+    counts = [
+        items * ((each.value - each.bootstrap[0]) / each.value) ** 2
+        for each in differences
+        if each.value and each.bootstrap
+    ]
+    return ceil(min(counts)) if counts else None
 
 
 def _share(rate: Rate) -> str:

@@ -106,13 +106,13 @@ class DecisionCard:
             items=len(items),
             preferred_right=Rate.of(2 * right + nobody, 2 * count, share=False),
             preferred_none=Rate.of(nobody, count, share=False),
-            coverage_area=found and _rate(found.area),
-            calibration_error=found and _rate(found.error),
-            brier=found and _rate(found.brier),
+            coverage_area=_rate(found.area) if found else None,
+            calibration_error=_rate(found.error) if found else None,
+            brier=_rate(found.brier) if found else None,
             calls_per_right=Rate.of(calls, right, share=False),
             tokens_per_right=Rate.of(tokens, right, share=False),
             bins=sure.bins,
-            curve=found and found.curve(),
+            curve=found.curve() if found else None,
         )
 
     def wire(self) -> dict[str, Any]:
@@ -163,7 +163,7 @@ class _Sure:
         self.bins, self.bin = self._cut(has)
 
     def _cut(self, has: NDArray[np.bool_]) -> tuple[int, Integers]:
-        """Cut the answers that count into bins of equal mass; the equally probable stay together."""
+        """Cut the answers that count into bins of equal mass; equals stay together."""
         if not has.any():
             return 0, np.full(len(has), -1)
         mass = np.where(has, self.weight * self.kinds[self.item], 0.0)

@@ -161,12 +161,14 @@ def _temperature(items: Sequence[Item]) -> Temperature:
 def _isotonic(items: Sequence[Item]) -> Isotonic:
     from scipy.optimize import isotonic_regression
 
-    margins = sorted({margin for margin, _ in items})
-    by_margin = [[float(true) for margin, true in items if margin == each] for each in margins]
-    shares = [_mean(each) for each in by_margin]
-    curve = isotonic_regression(shares, weights=[len(each) for each in by_margin]).x.tolist()
+    by_margin: dict[float, list[float]] = {}
+    for margin, true in items:
+        by_margin.setdefault(margin, []).append(float(true))
+    shares, weights = map(_mean, by_margin.values()), map(len, by_margin.values())
+    curve = isotonic_regression(list(shares), weights=list(weights)).x.tolist()
     inner = zip(curve, [None, *curve], [*curve[1:], None], strict=False)
     ends = [place for place, (this, last, next_) in enumerate(inner) if {last, next_} != {this}]
+    margins = list(by_margin)
     return Isotonic(tuple(margins[e] for e in ends), tuple(curve[e] for e in ends), len(items))
 
 

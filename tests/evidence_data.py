@@ -15,14 +15,13 @@ LONG = "It is so. It was so before. It will be so again."
 
 def lay_out(folder: Path) -> None:
     """Write a few pairs for every set, and a few questions among documents."""
-    for paths in SETS.values():
-        for path in paths:
-            rows = [
-                {"input": f"Q{n}?", "output_1": f"a{n}", "output_2": f"bb{n}", "label": 1 + n % 2}
-                for n in range(3)
-            ]
-            rows.append({"input": "Q?", "output_1": LONG, "output_2": LONG + " Yes.", "label": 1})
-            _written(folder / path / "dataset.json", json.dumps(rows))
+    for path in SETS.values():
+        rows = [
+            {"input": f"Q{n}?", "output_1": f"a{n}", "output_2": f"bb{n}", "label": 1 + n % 2}
+            for n in range(3)
+        ]
+        rows.append({"input": "Q?", "output_1": LONG, "output_2": LONG + " Yes.", "label": 1})
+        _written(folder / path / "dataset.json", json.dumps(rows))
     passages: list[dict[str, Any]] = [
         {
             "question": f"who is number {n}",

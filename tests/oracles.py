@@ -93,6 +93,31 @@ def seen_by_groups(source: int, offset: int, read: list[int]) -> Seen:
     return seen
 
 
+def seen_in_parallel(prefix: int, lengths: list[int]) -> Seen:
+    """Return what rows see by parallel encoding: documents all begin behind the prefix.
+
+    lengths  tokens of each document
+    """
+    first = [prefix + sum(lengths[:d]) for d in range(len(lengths) + 1)]
+
+    def seen(i: int) -> list[tuple[int, int]]:
+        if i < prefix:
+            return [(j, i - j) for j in range(i + 1)]
+        if i >= first[-1]:
+            place = prefix + max(lengths) + i - first[-1]
+            found = [(j, place - j) for j in range(prefix)]
+            for d, length in enumerate(lengths):
+                found += [(first[d] + t, place - (prefix + t)) for t in range(length)]
+            return found + [(j, i - j) for j in range(first[-1], i + 1)]
+        own = max(d for d in range(len(lengths)) if first[d] <= i)
+        place = prefix + i - first[own]
+        return [(j, place - j) for j in range(prefix)] + [
+            (j, i - j) for j in range(first[own], i + 1)
+        ]
+
+    return seen
+
+
 def attention_at(
     vectors: tuple[Tensor, Tensor, Tensor],
     seen: Seen,

@@ -13,6 +13,8 @@ METHODS: Mapping[str, list[dict[str, Any]]] = MappingProxyType(
         "calibrate": [{"stage": "calibrate"}],
         "portia": [{"stage": "portia"}],
         "pine": [{"stage": "pine"}],
+        "average": [{"stage": "average"}],
+        "parallel": [{"stage": "parallel"}],
         "swap+pine": [{"stage": "swap"}, {"stage": "pine"}],
     }
 )

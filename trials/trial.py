@@ -101,12 +101,14 @@ async def teach_ties(items: Sequence[Item], judge: Judge) -> int:
 
     Each answer of the first items is asked against itself, up to TAUGHT_TIES calls, read as the
     judge reads: what asks for a verdict several times adds nothing here.
+    A judge that may say T because it learnt when to (ties: auto) is left as it is.
     returns  calls that it took; 0 where the judge may not say T, too
     raises   PlanError, EngineError  as the requests do
     """
     errand = judge.judging(items[0]).errand
     ballot, plan = ballot_of(errand.job), errand.plan
-    if not ballot.ties or ballot.form != "relation" or len(ballot.candidates) > 2:
+    asked_for = judge.fields.get("ties") == "allow" and ballot.ties  # a tie_margin forbids them
+    if not asked_for or ballot.form != "relation" or len(ballot.candidates) > 2:
         return 0
     reads = [stage.level >= Level.READING for stage in plan.stages]
     stages = [wire for wire, reading in zip(plan.wire(), reads, strict=True) if reading]

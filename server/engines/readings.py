@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from kvedit.orders import orders
 from server.errors import PlanError
 from server.job import ReadingSpec
 
@@ -13,45 +15,100 @@ if TYPE_CHECKING:
     from kvedit.segments import Segments
     from kvedit.shelf import Shelf
 
-KNOWN = (ReadingSpec("average", cut="set"), ReadingSpec("pine", cut="set"))
+    Build = Callable[[ReadingSpec, Segments | None, Shelf | None], Reading]
+    Refuse = Callable[[ReadingSpec, Sequence[LayerKind]], str | None]
 
-
-def kind(spec: ReadingSpec) -> type[Reading]:
-    """Return the class of a reading (PlanError if there is none of that name)."""
-    # each brings torch, which planning does without
-    if spec.name == "pine":
-        from pine.reading import PineReading
-
-        return PineReading
-    if spec.name == "average":
-        from kvedit.average import AverageReading
-
-        return AverageReading
-    raise PlanError(
-        f"reading must be one that this engine knows, got {spec.name!r}; leave its stage out",
-        param="stages",
-    )
+KNOWN = tuple(ReadingSpec(name, cut="set") for name in ("average", "parallel", "pine"))
 
 
 def build(spec: ReadingSpec, segments: Segments | None, shelf: Shelf | None) -> Reading:
-    """Return the reading of one prompt, made anew for each sequence (PlanError as `kind`).
+    """Return the reading of one prompt, made anew for each sequence.
 
     segments  the prompt, where the spec has it cut
     shelf     the engine's shelf of shared cache, or None
+    raises    PlanError  if there is no reading of that name
     """
-    from kvedit.average import AverageReading
-    from kvedit.orders import orders
-
-    made, numbers = kind(spec), dict(spec.numbers)
-    assert segments is not None, "the stage has the prompt cut at its set"
-    if made is AverageReading:
-        wanted = int(numbers.get("orders", 0)) or None
-        return AverageReading(segments, orders(len(segments.documents), wanted), shelf)
-    from pine.reading import PineReading
-
-    return PineReading(segments, shelf, explain=bool(numbers.get("explain")))
+    return _of(spec)[0](spec, segments, shelf)
 
 
 def refusal(spec: ReadingSpec, layers: Sequence[LayerKind]) -> str | None:
-    """Return why a model of these layers cannot be read so, or None (PlanError as `kind`)."""
-    return kind(spec).suits(layers)
+    """Return why a model of these layers cannot be read so, or None.
+
+    raises  PlanError  if there is no reading of that name, or its numbers do not fit the model
+    """
+    return _of(spec)[1](spec, layers)
+
+
+# torch comes with them, and planning does without: each is imported where it is used
+
+
+def _average(spec: ReadingSpec, segments: Segments | None, shelf: Shelf | None) -> Reading:
+    from kvedit.average import AverageReading
+
+    assert segments is not None, "the stage has the prompt cut at its set"
+    wanted = int(dict(spec.numbers).get("orders", 0)) or None
+    return AverageReading(segments, orders(len(segments.documents), wanted), shelf)
+
+
+def _refuse_average(spec: ReadingSpec, layers: Sequence[LayerKind]) -> str | None:
+    from kvedit.average import AverageReading
+
+    return AverageReading.suits(layers)
+
+
+def _parallel(spec: ReadingSpec, segments: Segments | None, shelf: Shelf | None) -> Reading:
+    from kvedit.parallel import ParallelReading
+
+    assert segments is not None, "the stage has the prompt cut at its set"
+    return ParallelReading(segments, shelf)
+
+
+def _refuse_parallel(spec: ReadingSpec, layers: Sequence[LayerKind]) -> str | None:
+    from kvedit.parallel import ParallelReading
+
+    return ParallelReading.suits(layers)
+
+
+def _pine(spec: ReadingSpec, segments: Segments | None, shelf: Shelf | None) -> Reading:
+    from pine.reading import PineReading
+
+    assert segments is not None, "the stage has the prompt cut at its set"
+    explain = bool(dict(spec.numbers).get("explain"))
+    return PineReading(segments, shelf, explain=explain, layers=_layers(spec))
+
+
+def _refuse_pine(spec: ReadingSpec, layers: Sequence[LayerKind]) -> str | None:
+    from pine.reading import PineReading
+
+    asked = _layers(spec)
+    if asked is not None and asked[1] > len(layers):
+        raise PlanError(
+            f"stage 'pine' field 'layers' must end at {len(layers)} at most, as many layers has "
+            f"the model, got {list(asked)}; correct it",
+            param="stages",
+        )
+    return PineReading.suits(layers)
+
+
+def _layers(spec: ReadingSpec) -> tuple[int, int] | None:
+    """Return the layers in which PINE reads, or None for all."""
+    numbers = dict(spec.numbers)
+    return (int(numbers["from"]), int(numbers["to"])) if "to" in numbers else None
+
+
+READINGS: Mapping[str, tuple[Build, Refuse]] = MappingProxyType(
+    {
+        "average": (_average, _refuse_average),
+        "parallel": (_parallel, _refuse_parallel),
+        "pine": (_pine, _refuse_pine),
+    }
+)
+
+
+def _of(spec: ReadingSpec) -> tuple[Build, Refuse]:
+    if spec.name not in READINGS:
+        raise PlanError(
+            f"reading must be one that this engine knows, got {spec.name!r}; leave its stage out",
+            param="stages",
+        )
+    return READINGS[spec.name]

@@ -97,8 +97,8 @@ def task(ballot: Ballot) -> str:
 def _bracketed(ballot: Ballot) -> str:
     """Return how to answer in brackets; each is written out, since models copy an [[X]]."""
     *most, last = (f"[[{label}]]" for label in letters(ballot))
-    tied = f", or [[{TIE}]] for a tie" if ballot.ties else ""
-    return f"Reply with {', '.join(most)} or {last}{tied}."
+    ending = f", or [[{TIE}]] for a tie." if ballot.names_ties else " alone."
+    return f"Reply with {', '.join(most)} or {last}{ending}"
 
 
 def _filled(template: str, ballot: Ballot, fence: Fence) -> Iterator[Part]:

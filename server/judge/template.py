@@ -1,9 +1,9 @@
 """Templates of a judge's prompt: built-in ones are files, others come inline with the request.
 
 There is no code in a template: a placeholder is a name in braces, and everything else is text. A
-file may have sections, each below a line of its own: `[system]`, `[user]`, and `[assistant KIND]`,
-with which an answer begins, where KIND is a form or a set of labels. What comes inline is the
-user's.
+file may have sections, each below a line of its own: `[system]`, `[user]`, `[labels]`, which are
+used unless the request names others, and `[assistant KIND]`, with which an answer begins, where
+KIND is a form or a set of labels. What comes inline is the user's.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
 from types import MappingProxyType
+from typing import get_args
 
 from server.engines.base import ModelInfo
 from server.errors import PlanError
-from server.judge.ballot import Ballot
+from server.judge.ballot import Ballot, Lettering
 
 AUTO = "auto"
 MEASURED = (
@@ -26,7 +27,7 @@ MEASURED = (
 INLINE = "inline"
 NAMES = ("question", "reference", "criteria", "candidates", "task")
 PLACEHOLDER = re.compile(r"\{([A-Za-z_][^{}\s]*)\}")
-SECTION = re.compile(r"^\[(system|user|assistant \w+)\]\n", re.MULTILINE)
+SECTION = re.compile(r"^\[(system|user|labels|assistant \w+)\]\n", re.MULTILINE)
 ANSWER = "assistant "
 NEEDS: Mapping[str, str] = MappingProxyType(  # a template that is pointless without
     {"rubric": "criteria", "reference-guided": "reference"}
@@ -39,11 +40,13 @@ class Template:
 
     system   of the chat; "" = it has none
     user     the case, with the candidates' place
+    labels   that it is best used with
     openers  with what an answer begins, by its form or by a set of labels, which goes before
     """
 
     user: str
     system: str = ""
+    labels: Lettering = "fixed"
     openers: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -74,7 +77,16 @@ def _read(text: str) -> Template:
         for name, part in sections.items()
         if name.startswith(ANSWER)
     }
-    return Template(sections["user"], sections.get("system", ""), MappingProxyType(openers))
+    return Template(
+        sections["user"],
+        sections.get("system", ""),
+        _labels(sections.get("labels", "fixed")),
+        MappingProxyType(openers),
+    )
+
+
+def _labels(name: str) -> Lettering:
+    return next(each for each in get_args(Lettering) if each == name)
 
 
 def suited(ballot: Ballot, info: ModelInfo) -> Ballot:
@@ -82,6 +94,13 @@ def suited(ballot: Ballot, info: ModelInfo) -> Ballot:
     own = info.template if info.template in built_in() else None
     template = (own or MEASURED) if ballot.template == AUTO else ballot.template
     return replace(ballot, template=template, chat=info.chat)
+
+
+def labels_of(ballot: Ballot) -> Lettering:
+    """Return the labels of a ballot's template where they suit what is asked, else fixed ones."""
+    labels = template_of(ballot).labels
+    begun = ballot.form == "relation" and "continued" in ballot.chat
+    return "fixed" if labels == "brackets" and not begun else labels
 
 
 def name_of(ballot: Ballot) -> str:

@@ -47,9 +47,10 @@ class TieHabits:
         number from anybody: from there on a pair looks to the judge as much like a tie as two
         answers do that are one. A lower one would find more of the true ties, and call others so
         that are none; whoever knows what either costs sends `tie_margin`. With less than ENOUGH
-        observations, the likeliest label is left to say.
+        observations, the likeliest label is left to say; so it is where the model was trained on
+        the template, since it learnt there when to say T.
         """
-        odds = tie_odds(call)
+        odds = None if call.ballot.taught else tie_odds(call)
         known = None if odds is None else await self._of(case, call)
         if odds is None or known is None or known.count < ENOUGH:
             return call

@@ -15,7 +15,7 @@ from server.errors import PlanError
 from server.job import Job
 from server.judge.ballot import Ballot, Candidate, Case, FormName, Lettering
 from server.judge.letters import LETTERS
-from server.judge.template import AUTO, suited
+from server.judge.template import AUTO, labels_of, suited
 from server.pipeline import Plan
 from server.protocol.common import shown
 from server.protocol.generation import Generation
@@ -74,7 +74,8 @@ class JudgeBody(Generation):
     template        name of a built-in template, or an inline one with placeholders; auto (None) =
                     the one the model was trained on, else the best measured
     labels          fixed = A, B, ... by slot; random = letters drawn for every order from `seed`;
-                    numbers, ordinals, brackets = 1, first, [[A]] for the first slot
+                    numbers, ordinals, brackets = 1, first, [[A]] for the first slot; None = those
+                    that the template is best used with
     ties            whether the judge may answer that none is best; auto = only of two candidates,
                     and in the template that the model was trained on
     tie_margin      a debiased margin up to this is a tie, in the form's unit, and the judge is not
@@ -149,7 +150,6 @@ class JudgeBody(Generation):
             criteria=self.criteria,
             form=self.form or "relation",
             min_label_mass=0.01 if self.min_label_mass is None else self.min_label_mass,
-            lettering=self.labels or "fixed",
             seed=self.seed or 0,
             ranking=self.ranking,
             tie_margin=self.tie_margin,
@@ -165,8 +165,10 @@ class JudgeBody(Generation):
     def suited(self, ballot: Ballot, info: ModelInfo) -> Ballot:
         """Return the request's ballot as it will be shown to a model."""
         shown_as = suited(ballot, info)
+        labels = labels_of(shown_as) if self.labels is None else self.labels
         taught = shown_as.template == info.template
-        return replace(shown_as, taught=taught, ties=self.allows_ties(taught))
+        ties = self.allows_ties(taught)
+        return replace(shown_as, lettering=labels, taught=taught, ties=ties)
 
     def allows_ties(self, taught: bool) -> bool:
         """Say whether the judge may answer that none is best.

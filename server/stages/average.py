@@ -12,16 +12,16 @@ from portia.verdict import decide
 from server.job import Job, ReadingSpec, Reply
 from server.judge.averaged import averaged
 from server.judge.call import vote
+from server.stages.as_set import SetStage
 from server.stages.base import Claim, Level, Need, Proceed, asking, ballot_of
-from server.stages.over_set import OverSet
 from server.stages.swap import in_orders
 
 
-class Average(OverSet):
+class Average(SetStage):
     """The mean over orders of the canonical set: what the model can do, and no order matters.
 
-    orders  how many, at most twice as many as there are documents; None = one for each document, at
-            most 4, or one for each candidate
+    orders  how many, at most twice as many as there are documents; None = two of documents, or one
+            for each candidate
     mean    of log-probabilities, or of probabilities
 
     Documents are read in all orders in one batch, and the next token is taken from the mean at

@@ -256,7 +256,7 @@ def test_the_shelf_counts_all_that_it_holds(door: Door, prefix: Ids) -> None:
     held, pieces = 0, [each.piece for each in shelf._kept.values()]
     for piece in itertools.chain(*(each.values() for each in pieces if isinstance(each, dict))):
         assert isinstance(piece, Piece)
-        for span in (piece.prefix, *piece.own):
+        for span in (piece.prefix, *piece.orders):
             if span.held:
                 assert span._keys is not None and span._values is not None
                 storages = [each.untyped_storage() for each in (span._keys, span._values)]

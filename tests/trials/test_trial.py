@@ -18,7 +18,17 @@ from server.judge.calibration import Calibration
 from trials.datasets import TIE, Item
 from trials.methods import METHODS
 from trials.records import Records
-from trials.trial import PATIENCE, TAUGHT, Judge, check, in_both_orders, teach, trial
+from trials.trial import (
+    PATIENCE,
+    TAUGHT,
+    TAUGHT_TIES,
+    Judge,
+    check,
+    in_both_orders,
+    teach,
+    teach_ties,
+    trial,
+)
 
 
 def items(count: int) -> list[Item]:
@@ -169,3 +179,32 @@ def test_the_settings_of_a_run_are_all_but_the_data() -> None:
     assert one["stages"] == [{"stage": "swap"}]
     assert one["seed"] == 3
     assert judge(slot_lover(), "none", seed=3).run(items(1)[0]) != one
+
+
+async def test_ties_are_taught_by_identical_answers_once() -> None:
+    store = Calibration(None)
+    made = replace(
+        judge(content_judge(lambda text, slot: 0.0), "swap", ties="allow"), calibration=store
+    )
+    assert await teach_ties(items(50), made) == TAUGHT_TIES
+    [known] = store.all("tie_odds").values()
+    assert known.count == TAUGHT_TIES
+    assert await teach_ties(items(50), made) == 0  # known by now
+    record = await made.ask(items(1)[0])
+    assert record["evenhand"]["notes"]["ties"][0]["count"] == TAUGHT_TIES
+
+
+async def test_a_set_is_taught_as_it_is_read() -> None:
+    store = Calibration(None)
+    made = replace(judge(slot_lover(), "swap+pine", ties="allow"), calibration=store)
+    assert await teach_ties(items(3), made) == 6
+    assert [about.reading for about in store.all("tie_odds")] == ["set"]
+
+
+@pytest.mark.parametrize(
+    "fields", [{"ties": "forbid"}, {"ties": "allow", "tie_margin": 0.5}, {"form": "score"}]
+)
+async def test_where_t_is_no_answer_nothing_is_taught(fields: dict[str, Any]) -> None:
+    made = replace(judge(slot_lover(), "swap", **fields), calibration=Calibration(None))
+    assert await teach_ties(items(3), made) == 0
+    assert await teach_ties(items(3), judge(slot_lover(), "swap", ties="allow")) == 0  # no store

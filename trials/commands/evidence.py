@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import platform
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from trials.evidence.study import Found, Sizes
 
 PARTS = "judge,split,documents,keys"
+SETS = "natural,adversarial,mt-bench"
 SOFTWARE = ("evenhand", "torch", "transformers")
 
 
@@ -34,6 +35,10 @@ def evidence(
         Path, typer.Option(help="folder of answers, continued if there, and of the pages")
     ] = Path("evidence"),
     parts: Annotated[str, typer.Option(help="what to measure, with commas between")] = PARTS,
+    sets: Annotated[str, typer.Option(help="of pairs")] = SETS,
+    methods: Annotated[
+        str | None, typer.Option(help="to judge them by, with commas between  [default: all]")
+    ] = None,
     pairs: Annotated[int | None, typer.Option(min=1, help="of each data set, a sample")] = None,
     questions: Annotated[int | None, typer.Option(min=1, help="among documents")] = None,
     passages: Annotated[str | None, typer.Option(help="of each question, as 10,20")] = None,
@@ -71,7 +76,10 @@ async def _studied(model: Model, given: Mapping[str, Any]) -> tuple[Found, Sizes
     from server.engines import registry
     from server.options import options_of, read_settings
     from trials.evidence.remembered import Remembered
+    from trials.evidence.study import PARTS as KNOWN_PARTS
+    from trials.evidence.study import SETS as KNOWN_SETS
     from trials.evidence.study import Sizes, study
+    from trials.methods import METHODS
 
     asked = {name: given[name] for name in options_of(Chosen) if given.get(name) is not None}
     settings = read_settings({**asked, "model": str(model.path)})
@@ -83,7 +91,9 @@ async def _studied(model: Model, given: Mapping[str, Any]) -> tuple[Found, Sizes
         pairs=given["pairs"],
         questions=given["questions"],
         documents=_counts(given["passages"]),
-        parts=_parts(given["parts"]),
+        parts=_names(given["parts"], "parts", KNOWN_PARTS),
+        sets=_names(given["sets"], "sets", KNOWN_SETS),
+        methods=_names(given["methods"] or ",".join(METHODS), "methods", METHODS),
         seed=given["seed"],
     )
     file = given["out"] / f"{model.name}.jsonl"
@@ -106,15 +116,14 @@ def _counts(text: str | None) -> tuple[int, ...] | None:
     return tuple(map(int, counts))
 
 
-def _parts(text: str) -> tuple[str, ...]:
-    """Read the names of parts (PlanError)."""
+def _names(text: str, what: str, known: Collection[str]) -> tuple[str, ...]:
+    """Read names with commas between (PlanError)."""
     from server.errors import PlanError
-    from trials.evidence.study import PARTS as KNOWN
 
     found = tuple(part.strip() for part in text.split(","))
-    for part in found:
-        if part not in KNOWN:
-            raise PlanError(f"parts must be of {', '.join(KNOWN)}, got {part[:60]!r}; name these")
+    for name in found:
+        if name not in known:
+            raise PlanError(f"{what} must be of {', '.join(known)}, got {name[:60]!r}; name these")
     return found
 
 

@@ -42,7 +42,11 @@ Labels = Annotated[
     typer.Option(help="fixed, random, numbers, ordinals or brackets: what answers are called"),
 ]
 Ties = Annotated[
-    str, typer.Option(help="allow or forbid; auto = forbid where no label of the data is a tie")
+    str,
+    typer.Option(
+        help="allow or forbid; auto = forbid where no label of the data is a tie, but to a model "
+        "that learnt to say it"
+    ),
 ]
 TieMargin = Annotated[
     float | None, typer.Option(min=0, help="a margin up to this is a tie, in the form's unit")

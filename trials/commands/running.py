@@ -64,15 +64,15 @@ def items(given: Mapping[str, Any]) -> list[Item]:
     return [found[place] for place in sorted(drawn)]
 
 
-def ties(said: str, items: Sequence[Item]) -> str:
-    """Return what to ask a judge about ties: of labelled data auto is what the labels say.
+def ties(said: str, items: Sequence[Item]) -> str | None:
+    """Return what to ask a judge about ties: auto allows them where a label of the data is one.
 
-    A judge that may say T where nobody calls anything a tie can only lose by it.
+    Elsewhere it is left to the server's auto, which forbids them to any model that did not learn
+    to say T: a prompt without T is one that those who did learn it do not know.
     """
-    labels = [item.label for item in items if item.label is not None]
-    if said != "auto" or not labels:
+    if said != "auto":
         return said
-    return "allow" if TIE in labels else "forbid"
+    return "allow" if any(item.label == TIE for item in items) else None
 
 
 def fitting(given: Mapping[str, Any], items: Sequence[Item]) -> Fitting | None:
@@ -100,7 +100,7 @@ async def judge(given: Mapping[str, Any], items: Sequence[Item]) -> AsyncIterato
         try:
             fields = _picked({**given, "ties": ties(given["ties"], items)}, FIELDS)
             chosen = _picked(given, ("sample",))
-            yield Judge(engine, engine.info.id, None, fields, calibration, chosen)
+            yield Judge(engine, engine.info.id, None, fields, calibration, data=chosen)
         finally:
             await engine.close()
 

@@ -22,9 +22,9 @@ from trials.evidence.remembered import Remembered
 PLACES: Mapping[str, float] = MappingProxyType({"first": 0.0, "middle": 0.5, "last": 1.0})
 STAGES: Mapping[str, list[dict[str, Any]]] = MappingProxyType(
     {
-        "pine": [{"stage": "pine"}],
         "average": [{"stage": "average"}],
         "parallel": [{"stage": "parallel"}],
+        "pine": [{"stage": "pine"}],
     }
 )
 

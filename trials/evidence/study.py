@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from types import MappingProxyType
 from typing import Any
 
 from trials.datasets import Item, load
@@ -13,15 +14,17 @@ from trials.evidence.pairs import judged, splittable
 from trials.evidence.places import Way, measured
 from trials.evidence.questions import Question, key_values, natural
 from trials.evidence.remembered import Remembered
+from trials.methods import METHODS
 from trials.report.figures import Report
-from trials.trial import METHODS
 
 LARGE = 1_000_000_000  # parameters from which a sample stands for the whole
-SETS: Mapping[str, Sequence[str]] = {
-    "LLMBar/Natural": ("LLMBar/LLMBar/Natural",),
-    "LLMBar/Adversarial": ("LLMBar/LLMBar/Adversarial",),
-    "MT-Bench, human majority": ("LLMBar/Processed/MT-Bench",),
-}
+SETS: Mapping[str, str] = MappingProxyType(
+    {
+        "natural": "LLMBar/LLMBar/Natural",
+        "adversarial": "LLMBar/LLMBar/Adversarial",
+        "mt-bench": "LLMBar/Processed/MT-Bench",
+    }
+)
 PARTS = ("judge", "split", "documents", "keys")
 KEYS = 20  # pairs to look a key up among
 IN_PARTS = ("none", "swap", "portia")
@@ -31,11 +34,15 @@ IN_PARTS = ("none", "swap", "portia")
 class Sizes:
     """How much is asked.
 
+    sets       of pairs
+    methods    to judge them by
     pairs      of each data set, drawn from a seed; None = all
     questions  among documents
     documents  of each question, one table each
     """
 
+    sets: tuple[str, ...] = tuple(SETS)
+    methods: tuple[str, ...] = tuple(METHODS)
     pairs: int | None = None
     questions: int = 60
     documents: tuple[int, ...] = (10, 20)
@@ -69,10 +76,11 @@ class Found:
 async def study(engine: Remembered, data: Path, sizes: Sizes) -> Found:
     """Ask a model all that the sizes say (PlanError for data that are not there)."""
     found = Found()
-    sets = {name: drawn(_items(data, paths), sizes) for name, paths in SETS.items()}
+    sets = {name: drawn(load([str(data / SETS[name])]), sizes) for name in sizes.sets}
     if "judge" in sizes.parts:
+        methods = {name: METHODS[name] for name in sizes.methods}
         for name, items in sets.items():
-            found.pairs[name] = await judged(items, METHODS, engine)
+            found.pairs[SETS[name]] = await judged(items, methods, engine)
     if "split" in sizes.parts:
         items = splittable([item for items in sets.values() for item in items])
         methods = {name: METHODS[name] for name in IN_PARTS}
@@ -88,10 +96,6 @@ def drawn(items: Sequence[Item], sizes: Sizes) -> list[Item]:
         return list(items)
     kept = sorted(Random(sizes.seed).sample(range(len(items)), sizes.pairs))
     return [items[index] for index in kept]
-
-
-def _items(data: Path, paths: Sequence[str]) -> list[Item]:
-    return [item for path in paths for item in load([str(data / path)])]
 
 
 def _questions(data: Path, sizes: Sizes) -> dict[str, list[Question]]:

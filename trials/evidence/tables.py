@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from portia.intervals import Rate
 from trials.evidence.places import Way, against_plain, plain_mean
 from trials.evidence.study import Found
+from trials.report.comparing import DIFFERENCE, compared, difference
 from trials.report.figures import Report
 from trials.report.rows import ROWS, Row
 
@@ -26,7 +27,7 @@ SHOWN = (  # columns of a table of pairs, by the name of the figure
 def page(found: Found) -> str:
     """Return all tables of one model, each below its heading."""
     parts = [
-        *(f"### {name}\n\n{pairs(reports)}" for name, reports in found.pairs.items()),
+        *(f"### {name}\n\n{pairs(each)}{paired(each)}" for name, each in found.pairs.items()),
         *(f"### {name}\n\n{questions(ways)}" for name, ways in found.questions.items()),
     ]
     return "\n\n".join(parts)
@@ -38,6 +39,16 @@ def pairs(reports: Sequence[Report]) -> str:
     base = next((report.seconds for report in reports if report.seconds), None)
     head = ["method", "n", *(row.title for row in columns), "time"]
     return table(head, [_judged(report, columns, base) for report in reports])
+
+
+def paired(reports: Sequence[Report]) -> str:
+    """Return which method to use, and how far the others are from the best; "" of one method."""
+    comparison = compared(reports)
+    if comparison is None:
+        return ""
+    head = ["beside " + comparison.best, *DIFFERENCE]
+    rows = [[each.other, *difference(each)] for each in comparison.others]
+    return f"\n\n{comparison.advice()}\n\n{table(head, rows)}"
 
 
 def _judged(report: Report, columns: Sequence[Row], base: float | None) -> list[str]:

@@ -198,7 +198,7 @@ def _curves(figure: Figure, reports: Sequence[Report]) -> str:
     columns = min(PANELS, len(reports))
     rows = -(-len(reports) // columns)
     figure.set_size_inches(WIDTH, 0.6 + 2.1 * rows)
-    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
+    panels = [*figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat]
     for axes in panels:
         axes.set_visible(False)
     for axes, report in zip(panels, reports, strict=False):
@@ -223,6 +223,7 @@ def _frame(axes: Axes, title: str) -> None:
     axes.set_axisbelow(True)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.02)
+    axes.set_xticks([0, 0.5, 1], ["0", ".5", "1"])
 
 
 def _line(report: Report) -> tuple[Sequence[float], ...]:

@@ -51,6 +51,8 @@ class Row:
             "seconds": ".3f",
         }
         text = f"{value:{shapes[self.unit]}}"
+        if digits < 3:  # as wide as .85
+            text = text.replace("1.00", "1.0")
         return text.replace("0.", ".", 1) if self.unit in ("share", "signed") else text
 
 

@@ -121,6 +121,7 @@ def test_no_weight_is_held_twice(tied: bool) -> None:
     assert isinstance(head, Linear)
     assert isinstance(embedding, Embedding) is tied
     if isinstance(embedding, Embedding):
+        assert isinstance(head.weights, Packed) and isinstance(embedding.weights, Packed)
         assert head.weights.address == embedding.weights.address
 
 
@@ -207,12 +208,10 @@ def test_the_choice_is_shown_by_shape(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_logits_of_a_half_model_are_not_rounded(tied: bool) -> None:
     if packed_order(torch.bfloat16) is None:
         pytest.skip("oneDNN packs in another order here")
-    model = FAMILIES["llama"](tie_word_embeddings=tied).to(torch.bfloat16).eval()
+    model = make("llama", torch.bfloat16, tie_word_embeddings=tied)
     ids = torch.tensor([[5, 9, 2]])
     rounded = model(input_ids=ids, logits_to_keep=1).logits
     fit_kernels(model)
     logits = model(input_ids=ids, logits_to_keep=1).logits
     assert rounded.dtype == torch.bfloat16 and logits.dtype == torch.float32
     assert not torch.equal(logits, logits.bfloat16().float())
-    if tied:
-        assert model.model.embed_tokens.weights.address == model.lm_head.weights.address

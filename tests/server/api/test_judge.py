@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from judges import ALL, asked, invariant, judged, opinionated, quick, serving
 
 from server.app import create_app
-from server.engines.scripted import Answer, Scripted, content_judge, slot_lover
+from server.engines.scripted import Answer, Scripted, content_judge, slot_lover, written
 from server.errors import PlanError
 from server.job import Sampling, Work
 from server.judge.template import MEASURED, built_in
@@ -68,6 +68,8 @@ async def test_the_reply_names_the_template_that_was_used() -> None:
     other.info = replace(other.info, template=None)
     assert await used(knowing, None) == await used(knowing, "auto") == "plain"
     assert await used(other, None) == await used(other, "auto") == MEASURED
+    assert "Reply with [[A]] or [[B]] alone." in written(chats(other.works[0])[0])
+    assert "Reply with its letter, or T for a tie." in written(chats(knowing.works[0])[0])
     assert await used(other, "{question}\n{candidates}") == "inline"
 
 

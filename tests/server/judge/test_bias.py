@@ -113,3 +113,17 @@ def test_points_tie_below_half_a_point() -> None:
     unread = call(1, 2, None)
     assert corrected(unread, 1.0).choice is None
     assert corrected(call(1, 2, values=None), 1.0) == call(1, 2, values=None)
+
+
+def test_the_key_is_that_of_the_template_and_the_labels_that_were_used() -> None:
+    case = Case(ballot(), "fp")
+    shown = [
+        ballot(template=template, lettering=labels)
+        for template in ("plain", "chat", "chat-strict")
+        for labels in ("fixed", "random", "numbers", "ordinals", "brackets")
+    ]
+    keys = [key(case, each) for each in shown]
+    assert len(set(keys)) == len(keys)
+    assert [(each.template, each.labels) for each in keys] == [
+        (each.template, each.lettering) for each in shown
+    ]

@@ -229,7 +229,7 @@ def test_brackets_are_asked_for_and_opened() -> None:
     made = ballot("x", "y", lettering="brackets", ties=False)
     assert said(made) == {
         "user": "Question: Q?\nAnswer A: x\nAnswer B: y\nWhich answer is best? "
-        "Reply with [[A]] or [[B]].",
+        "Reply with [[A]] or [[B]] alone.",
         "assistant": "[[",
     }
     assert render(made).continued

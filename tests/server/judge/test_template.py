@@ -18,6 +18,7 @@ from server.judge.template import (
     NEEDS,
     PLACEHOLDER,
     built_in,
+    labels_of,
     name_of,
     opener,
     suited,
@@ -112,6 +113,14 @@ def test_what_an_answer_begins_with_leads_to_its_label() -> None:
     assert opener(made(lettering="brackets")) == opener(ballot(lettering="brackets")) == "[["
     assert opener(ballot()) == opener(ballot(form="score")) == opener(made(evidence=True)) == ""
     assert opener(made(lettering="brackets", evidence=True)) == ""
+
+
+def test_the_labels_of_a_template_are_used_where_they_suit() -> None:
+    made = partial(ballot, template="chat-strict")
+    assert labels_of(made()) == labels_of(made(evidence=True)) == "brackets"
+    assert labels_of(ballot()) == labels_of(made(form="likert")) == "fixed"
+    assert labels_of(ballot(template="{candidates}")) == "fixed"
+    assert labels_of(made(chat=frozenset({"system"}))) == "fixed"
 
 
 def test_what_a_model_cannot_be_shown_is_told() -> None:

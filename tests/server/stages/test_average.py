@@ -55,7 +55,7 @@ async def test_documents_are_read_in_several_orders_by_one_call() -> None:
     job = documents(*DOCUMENTS, Part("Why?"))
     passed = await run(Average(), job)
     assert passed.prompts == job.prompts
-    assert reading_of(passed.reading).orders == ((0, 1, 2), (1, 2, 0), (2, 0, 1))
+    assert reading_of(passed.reading).orders == ((0, 1, 2), (1, 2, 0))
     assert Average(orders=9).calls(job) == 1
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from kvedit.reading import LayerKind
 from kvedit.segments import Segments
 from kvedit.shelf import Shelf
 from pine.reading import PineReading
-from server.engines.readings import build
+from server.engines.readings import build, refusal
 from server.errors import PlanError
 from server.job import Job, ReadingSpec, Reply, Sampling
 from server.judge.ballot import Ballot, Candidate, Case
+from server.pipeline.parse import parse
 from server.prompt import ChatPrompt, Message, Part
 from server.stages.pine import Pine
 
@@ -65,6 +67,35 @@ async def test_the_reading_is_data() -> None:
     specs = [(await run(Pine(explain=explain), job)).reading for explain in (True, True, False)]
     assert specs[0] == ReadingSpec("pine", (("explain", True),), cut="set")
     assert len(set(specs)) == 2
+
+
+async def test_the_layers_are_part_of_the_reading() -> None:
+    job = asked(Part("one", "documents"), Part("Why?"))
+    spec = (await run(Pine(layers=(3, 9)), job)).reading
+    assert spec == ReadingSpec("pine", (("explain", False), ("from", 3), ("to", 9)), cut="set")
+
+
+@pytest.mark.parametrize(
+    ("layers", "rule"),
+    [
+        ([3, 3], "'layers' must be two numbers, the first layer and the one after the last, got"),
+        ([-1, 3], "'layers.0' must be greater than or equal to 0, got -1; correct it"),
+        ([0], "field 'layers.1' "),
+        ([0, 1.5], "field 'layers.1' must be a valid integer, got 1.5; correct it"),
+    ],
+)
+def test_layers_that_name_none_are_refused(layers: list[float], rule: str) -> None:
+    with pytest.raises(PlanError, match=rule) as caught:
+        parse([{"stage": "pine", "layers": layers}])
+    assert str(caught.value).startswith("stage 'pine' field 'layers")
+
+
+def test_layers_that_the_model_has_not_are_refused() -> None:
+    reading = Pine(layers=(1, 5)).reading
+    assert refusal(reading, [LayerKind(None)] * 5) is None
+    told = "stage 'pine' field 'layers' must end at 4 at most, as many layers has the model"
+    with pytest.raises(PlanError, match=told):
+        refusal(reading, [LayerKind(None)] * 4)
 
 
 def test_an_unknown_reading_is_refused() -> None:

@@ -19,7 +19,7 @@ def test_a_page_is_written_and_a_run_continued(tmp_path: Path) -> None:
     first = CliRunner().invoke(app, some)
     assert first.exit_code == 0, first.output
     told = (tmp_path / "out" / "evidence.md").read_text()
-    assert "### LLMBar/Natural" in told and "sha256" in told
+    assert "### LLMBar/LLMBar/Natural" in told and "sha256" in told
     [kept] = (tmp_path / "out").glob("*.jsonl")
     before = kept.read_bytes()
     again = CliRunner().invoke(app, some)
@@ -32,6 +32,8 @@ def test_a_page_is_written_and_a_run_continued(tmp_path: Path) -> None:
     ("option", "value", "said"),
     [
         ("--parts", "judge,poetry", "parts must be of"),
+        ("--sets", "poems", "sets must be of"),
+        ("--methods", "coin", "methods must be of"),
         ("--passages", "ten", "passages must be counts"),
         ("--passages", "1", "passages must be counts"),
     ],

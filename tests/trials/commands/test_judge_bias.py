@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from asking import Command
 
-from server.engines.scripted import Answer, Scripted
+from server.engines.scripted import Answer, Scripted, content_judge
 from server.errors import EngineError
 from server.job import Sampling
 
@@ -32,6 +32,64 @@ def test_methods_are_measured_side_by_side(command: Command, pairs: Path, engine
     assert (found["data"], found["items"], found["model"]) == (str(pairs), 5, "scripted")
     assert "it is a script" in Path("r.html").read_text()
     assert len(engine.works) == 5 * 2 + 5 * 2
+
+
+def test_it_ends_with_which_method_to_use(
+    command: Command, engine: Scripted, tmp_path: Path
+) -> None:
+    """The longer answer is the right one; a judge alone sees it in one slot only."""
+    engine._script = content_judge(lambda text, slot: float(len(text)) + 20 * (slot == 0))
+    rows = [
+        {"input": f"q{n}", "output_1": "a" * (1 + n % 7), "output_2": "b" * 9, "label": 2}
+        for n in range(40)
+    ]
+    data = tmp_path / "long.json"
+    data.write_text(json.dumps(rows))
+    files = ("--html", "r.html", "--json", "r.json")
+    done = command("judge-bias", str(data), "--methods", "none,swap", *files)
+    assert done.exit_code == 0, done.output
+    assert re.search(r"preferred right +\.500 +1\.000", done.stdout)
+    assert re.search(r"order 1 +0\.000 +\+1\.000", done.stdout)
+    found = json.loads(Path("r.json").read_text())
+    assert found["comparison"]["use"] == found["comparison"]["best"] == "swap"
+    assert "points" not in found["methods"][0]
+    said = "Every other is less accurate by more than chance: use swap."
+    assert said in found["comparison"]["advice"] and said in Path("r.html").read_text()
+    assert said in done.stdout.replace("\n", " ").replace("  ", " ")
+
+
+def test_a_sample_is_drawn_by_the_seed_and_told(
+    command: Command, pairs: Path, engine: Scripted
+) -> None:
+    def drawn(*options: str) -> list[str]:
+        engine.alive = True
+        Path("v/none.jsonl").unlink(missing_ok=True)
+        asked = ("--methods", "none", "--out", "v", *options)
+        done = command("judge-bias", str(pairs), *asked)
+        assert done.exit_code == 0, done.output
+        lines = [json.loads(line) for line in Path("v/none.jsonl").read_text().splitlines()]
+        if "--sample" in options:
+            assert {line["run"]["sample"] for line in lines} == {int(options[-1])}
+        return [line["id"] for line in lines]
+
+    everything = drawn()
+    samples = [drawn("--seed", str(seed), "--sample", "2") for seed in range(6)]
+    assert len({tuple(each) for each in samples}) > 2
+    assert samples[0] == drawn("--seed", "0", "--sample", "2")
+    assert {*samples[0]} < {*drawn("--seed", "0", "--sample", "3")} < {*everything}
+    assert drawn("--sample", "9") == everything
+
+
+def test_a_judge_that_says_t_of_most_pairs_is_told_of(
+    command: Command, pairs: Path, engine: Scripted
+) -> None:
+    engine._script = content_judge(lambda text, slot: float(slot), tie=2.0)
+    options = ("--methods", "none", "--html", "r.html", "--ties")
+    done = command("judge-bias", str(pairs), *options, "allow")
+    assert "none: T is the label of 100% of the calls, which is a habit" in done.stderr
+    assert "T is the label of 100%" in Path("r.html").read_text()
+    engine.alive = True
+    assert "T is the label" not in command("judge-bias", str(pairs), *options, "forbid").stderr
 
 
 def test_a_folder_of_records_is_continued(command: Command, pairs: Path, engine: Scripted) -> None:

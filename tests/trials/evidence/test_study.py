@@ -40,7 +40,7 @@ async def test_every_part_is_asked_and_shown(tmp_path: Path) -> None:
     found = await study(engine, tmp_path, sizes)
     await engine.close()
     told = page(found)
-    for name in SETS:
+    for name in SETS.values():
         assert f"### {name}" in told
         assert {report.items for report in found.pairs[name] if report.reason is None} == {3}
     assert "### questions among 3 passages" in told

@@ -16,6 +16,7 @@ from trials.datasets import TIE, Item
 from trials.methods import METHODS
 from trials.records import Records
 from trials.report.figures import Report, item
+from trials.report.rows import PREFERENCES, WORTH
 from trials.report.terminal import remarks
 from trials.trial import Judge, trial
 
@@ -156,6 +157,33 @@ async def test_a_repeated_call_costs_nothing_and_a_sample_is_a_call() -> None:
     one, two = record["calls"]
     calls = [one, {**two, "repeated": True}, {**two, "samples": [{}, {}, {}]}]
     assert Report.of("swap", [], [{**record, "calls": calls}]).calls == 4
+
+
+async def test_whom_the_replies_prefer_is_counted_in_both_orders() -> None:
+    """Of one slot's lover, the labels alone say which order is right."""
+    found = await records(pairs(TEXTS, LABELS), slot_lover(), "none")
+    report = Report.of("none", [], found)
+    assert report.decisions is not None
+    assert report.decisions.preferred_right.value == 0.5
+    assert [*report.points.values()] == [(2, 0) if label == 0 else (0, 2) for label in LABELS]
+    assert report.decisions.calls_per_right.value == 2
+    assert "points" not in report.wire()
+
+
+async def test_a_record_older_than_preferences_is_reported_without_them() -> None:
+    found = await records(pairs(TEXTS, LABELS), slot_lover(), "none")
+    new = ("preferred", "probability", "calibrated")
+    older = [
+        {
+            **{name: value for name, value in record.items() if name not in new},
+            "exchanged": {n: v for n, v in record["exchanged"].items() if n not in new},
+        }
+        for record in found
+    ]
+    now, before = Report.of("none", [], found), Report.of("none", [], older)
+    assert before.decisions is None and before.points == {}
+    assert before == replace(now, decisions=None, points={})
+    assert not any(row.written(before)[0] != "-" for row in (*PREFERENCES, *WORTH))
 
 
 def test_nothing_judged_is_no_figure() -> None:

@@ -7,17 +7,19 @@ import re
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
+from portia.decisions import Answer, DecisionCard
 from portia.intervals import Rate, resample
 from portia.metrics import Choice, Item, ReportCard
 from server.errors import PlanError
 from trials.report import plots
 from trials.report.figures import Report
 from trials.report.page import page
-from trials.report.terminal import remarks, table
+from trials.report.terminal import remarks, table, tables
 
 METHODS = ("none", "swap", "calibrate", "portia", "pine")
 CHOICES: tuple[tuple[Choice, Choice], ...] = (("A", "A"), ("A", "B"), ("B", "B"), (None, "A"))
@@ -40,6 +42,9 @@ def report(name: str, weights: tuple[int, ...] = (3, 5, 1, 1)) -> Report:
         tokens=12345.6,
         seconds=1.25,
         card=ReportCard.of(items),
+        decisions=DecisionCard.of(
+            [(Answer(place % 3 > 0, 0.6 + place / 30),) for place in range(10)]
+        ),
     )
 
 
@@ -61,6 +66,14 @@ def test_five_methods_fit_a_narrow_terminal(reports: list[Report]) -> None:
     assert "…" not in text
 
 
+def test_seven_methods_are_told_in_two_tables(reports: list[Report]) -> None:
+    seven = [replace(reports[0], name=name) for name in (*METHODS, "swap+pine", "average")]
+    made = tables(seven, "Judge bias", 80)
+    assert [len(each.columns) - 1 for each in made] == [4, 3]
+    assert [len(each.columns) - 1 for each in tables(seven, "Judge bias", 200)] == [7]
+    assert [len(each.columns) - 1 for each in tables(seven, "Judge bias", 5)] == [1] * 7
+
+
 def test_a_method_that_cannot_run_is_told_with_its_reason(reports: list[Report]) -> None:
     [said] = remarks(reports)
     assert said == (
@@ -76,11 +89,12 @@ def test_the_page_is_whole_and_loads_nothing(reports: list[Report]) -> None:
         "http://www.w3.org/2000/svg",
         "http://www.w3.org/1999/xlink",
     }
-    assert text.count("<svg ") == 3
+    assert text.count("<svg ") == 4
     assert ".556" in text and "12345.6" in text
     drawn = re.findall(r'<figure role="img" aria-label="([^"]+)"', text)
     assert "none: first slot 30%, same candidate 50%, second slot 10%, not read 10%" in drawn[0]
     assert "pine: consistency, PC .556, fairness, PF -.222" in drawn[1]
+    assert "pine: coverage, area" in drawn[2]
 
 
 def test_every_plot_is_xml_in_the_pages_colours_with_ids_of_its_own(reports: list[Report]) -> None:
@@ -90,6 +104,7 @@ def test_every_plot_is_xml_in_the_pages_colours_with_ids_of_its_own(reports: lis
         ElementTree.fromstring(plot.svg)
         ids += re.findall(r' id="([^"]+)"', plot.svg)
         assert "var(--ink)" in plot.svg
+        assert all(f">{name}<" in plot.svg for name in METHODS)
         assert not any(colour in plot.svg for colour in plots.COLOURS)
         assert set(re.findall(r"#([\w-]+)", plot.svg)) <= set(ids)
     assert len(ids) == len(set(ids)) > 0

@@ -1,4 +1,4 @@
-"""What stages share that read a set: where its documents are, and whose they are."""
+"""What stages that read documents, or candidates, as a set have in common."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from server.errors import PlanError
-from server.job import Job, Reply
+from server.job import Job, ReadingSpec, Reply
 from server.stages.base import Claim, Level, Need, Proceed, Stage, asking
 from server.text.delimiters import cut
 
 Delimiter = Annotated[str, Field(min_length=1, max_length=64)]
 
 
-class OverSet(Stage):
-    """A stage that has one set read so that its order does not matter.
+class SetStage(Stage):
+    """A reading of one set, the same in every order of it.
 
     delimiters  opening and closing text around each document in the prompt, or None if the set is
                 already marked (`documents`, or content parts with a `group`)
@@ -33,6 +33,11 @@ class OverSet(Stage):
     order_free: ClassVar[bool] = True
 
     delimiters: tuple[Delimiter, Delimiter] | None = None
+
+    @property
+    def reading(self) -> ReadingSpec:
+        """Return the reading that the model reads with."""
+        return ReadingSpec(self.stage, cut="set")
 
     def prepare(self, job: Job) -> Job:
         """Cut the documents out at the delimiters; make candidates a set, in canonical order.
@@ -67,19 +72,17 @@ class OverSet(Stage):
         """Proceed once, read so."""
         job = self.prepare(job).but(reading=self.reading)
         reply = await proceed(job)
-        if job.ballot is None:
+        if job.ballot is None or self.stage not in reply.notes:
             return reply
-        return replace(reply, notes=self._in_callers_order(reply.notes, job.ballot.slots))
+        note = _in_callers_order(reply.notes[self.stage], job.ballot.slots)
+        return replace(reply, notes={**reply.notes, self.stage: note})
 
-    def _in_callers_order(
-        self, notes: Mapping[str, Any], order: tuple[int, ...]
-    ) -> Mapping[str, Any]:
-        """Return the notes with what the reading says of slots said of candidates."""
-        if self.stage not in notes:
-            return notes
-        note = dict(notes[self.stage])
-        note["canonical_order"] = [order[slot] for slot in note["canonical_order"]]
-        if "importance" in note:
-            by_candidate = sorted(zip(order, note["importance"], strict=True))
-            note["importance"] = [importance for _, importance in by_candidate]
-        return {**notes, self.stage: note}
+
+def _in_callers_order(note: Mapping[str, Any], order: tuple[int, ...]) -> Mapping[str, Any]:
+    """Return the note with what the reading says of slots said of candidates."""
+    told = dict(note)
+    told["canonical_order"] = [order[slot] for slot in told["canonical_order"]]
+    if "importance" in told:
+        by_candidate = sorted(zip(order, told["importance"], strict=True))
+        told["importance"] = [importance for _, importance in by_candidate]
+    return told
