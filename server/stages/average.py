@@ -20,8 +20,8 @@ from server.stages.swap import in_orders
 class Average(SetStage):
     """The mean over orders of the canonical set: what the model can do, and no order matters.
 
-    orders  how many, at most twice as many as there are documents; None = one for each document, at
-            most 4, or one for each candidate
+    orders  how many, at most twice as many as there are documents; None = two of documents, or one
+            for each candidate
     mean    of log-probabilities, or of probabilities
 
     Documents are read in all orders in one batch, and the next token is taken from the mean at

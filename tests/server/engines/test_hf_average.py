@@ -15,14 +15,18 @@ import pytest
 import torch
 from asking import Ask, MakeEngine, tokens, usage
 from llguidance import LLMatcher
-from models import tiny_llama
+from models import in_dtype, tiny_llama
 from specs import AVERAGE, PINE
 from torch import Tensor
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM
 
+from kvedit.average import AverageReading
+from kvedit.hf import open_door
 from kvedit.orders import orders
+from kvedit.segments import Segments
 from server.chunk import Chunk, Scored
 from server.engines.hf import HfEngine
+from server.engines.hf.forward import AverageForward
 from server.errors import PlanError
 from server.job import ReadingSpec, Sampling, Work
 from server.prompt import ChatPrompt, Message, Part, TextPrompt, TokenPrompt
@@ -124,9 +128,7 @@ def test_every_order_gives_the_same_bits(
     assert all(each == found[0] for each in found)
 
 
-def test_labels_are_of_the_mean(
-    ask: Ask, engine: HfEngine, stock: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_labels_are_of_the_mean(ask: Ask, engine: HfEngine, stock: LlamaForCausalLM) -> None:
     prompt = asked(SETS[0])
     expected = mean_of(engine, stock, prompt, AVERAGE)([])
     labels = ask(prompt, reading=AVERAGE, labels=("A", "B"), max_tokens=1)[0].labels
@@ -257,13 +259,24 @@ async def test_a_sequence_that_stays_goes_on_in_every_order(
         answer.append(token.id)
 
 
-async def test_a_half_model_averages_in_float32(tokenizer: PreTrainedTokenizerFast) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("mean", ["log", "probability"])
+@torch.inference_mode()
+def test_the_mean_is_taken_in_float32_and_sums_to_one(mean: Mean, dtype: torch.dtype) -> None:
     """The mean of some bfloat16 numbers lies between them, which bfloat16 often cannot."""
-    model = tiny_llama(vocab_size=len(tokenizer))
-    model.bfloat16()
-    engine = HfEngine(model, tokenizer, name="half")
-    token = scored(await drain(await engine.generate(work(SETS[0], AVERAGE))))[0]
-    await engine.close()
-    values = [each.logprob for each in token.top if each.logprob is not None]
-    assert len(values) == 3
-    assert torch.tensor(values).bfloat16().tolist() != values
+    door = open_door(in_dtype(tiny_llama(), dtype))
+    segments, probabilities = Segments((1, 2), ((9, 8), (7,), (6, 5)), (3,)), mean == "probability"
+    ids = torch.tensor([segments.ids])
+    reading, same = (AverageReading(segments, orders(3, 3)) for _ in range(2))
+    found = AverageForward(door, reading, probabilities=probabilities).read(ids, 1)
+    assert (found.shape, found.dtype) == ((1, 1, 128), torch.float32)
+    assert float(found.exp().sum()) == pytest.approx(1, abs=1e-5)
+    each = door.forward(*same_tokens(same, ids))[0].double().log_softmax(-1)
+    expected = each.exp().mean(0).log() if probabilities else each.mean(0).log_softmax(-1)
+    torch.testing.assert_close(found[0, 0].double(), expected, atol=1e-5, rtol=0)
+
+
+def same_tokens(reading: AverageReading, ids: Tensor) -> tuple[Tensor, AverageReading, list[int]]:
+    """Return what a forward of all orders is asked."""
+    spread, ends = reading.spread(ids)
+    return spread, reading, ends
