@@ -69,8 +69,8 @@ def refused(stages: object, on: Scripted | None = None, what: Job | None = None)
         ([{"stage": "x" * 999}], f"got '{'x' * 59}...; "),
         (
             [{"stage": "pine", "depth": 3}],
-            "stage 'pine' field 'depth' must be one of delimiters, explain, layers, got 3; remove or "
-            "rename it",
+            "stage 'pine' field 'depth' must be one of delimiters, explain, layers, got 3; remove "
+            "or rename it",
         ),
         (
             [{"stage": "swap", "times": 2}],
