@@ -31,6 +31,15 @@ def build(spec: ReadingSpec, segments: Segments | None, shelf: Shelf | None) -> 
     return _of(spec)[0](spec, segments, shelf)
 
 
+def spread(spec: ReadingSpec, segments: Segments) -> int:
+    """Return how many tokens a prompt becomes that is read so: several orders are as many texts."""
+    if spec.name != "average":
+        return len(segments.ids)
+    wanted = int(dict(spec.numbers).get("orders", 0)) or None
+    count = len(orders(len(segments.documents), wanted))
+    return len(segments.prefix) + count * (len(segments.ids) - len(segments.prefix))
+
+
 def refusal(spec: ReadingSpec, layers: Sequence[LayerKind]) -> str | None:
     """Return why a model of these layers cannot be read so, or None.
 

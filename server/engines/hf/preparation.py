@@ -29,6 +29,8 @@ from server.text.grammar import Grammars
 from server.text.prompts import Encoded, Encoder, overflow
 from server.text.vocabulary import Vocabulary
 
+MOST_SPREAD = 1 << 15  # tokens of one forward, where the context is shorter: memory bears so many
+
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
@@ -57,7 +59,9 @@ class Preparation:
         self._check(work)
         cut: Cut = "whole" if work.reading is None else work.reading.cut
         for prompt in work.prompts:
-            self.room(len(self.encoder.check(prompt, cut).ids), work.sampling.max_tokens)
+            encoded = self.encoder.check(prompt, cut)
+            self.room(len(encoded.ids), work.sampling.max_tokens)
+            self._check_spread(encoded, work.reading)
 
     def sequences(self, work: Work) -> list[Sequence]:
         """Return the sequences of some work by choice index (PlanError as `check`)."""
@@ -66,6 +70,7 @@ class Preparation:
         for prompt in work.prompts:
             encoded = self.encode(prompt, work.reading)
             self.room(len(encoded.ids), work.sampling.max_tokens)
+            self._check_spread(encoded, work.reading)
             prefill = Prefill(self.model, work.sampling.n)
             for choice, matcher in enumerate(self._matchers(work.sampling)):
                 context = self.context(work.reading, encoded, prefill, work.deterministic)
@@ -148,6 +153,18 @@ class Preparation:
             means = bool(dict(reading.numbers).get("probabilities"))
             return AverageForward(self.door, made, probabilities=means)
         return ReadingForward(self.door, made)
+
+    def _check_spread(self, encoded: Encoded, reading: ReadingSpec | None) -> None:
+        """Refuse a prompt that one forward cannot hold as often as it is to be read (PlanError)."""
+        if reading is None or encoded.segments is None:
+            return
+        most, tokens = max(self.limit, MOST_SPREAD), readings.spread(reading, encoded.segments)
+        if tokens > most:
+            raise PlanError(
+                f"stage {reading.name!r} must read at most {most} tokens in all its orders, got "
+                f"{tokens}; ask for fewer orders",
+                param="stages",
+            )
 
     def _check(self, work: Work) -> None:
         sampling = work.sampling

@@ -280,3 +280,23 @@ def same_tokens(reading: AverageReading, ids: Tensor) -> tuple[Tensor, AverageRe
     """Return what a forward of all orders is asked."""
     spread, ends = reading.spread(ids)
     return spread, reading, ends
+
+
+async def test_more_than_one_forward_holds_is_refused_before_it_runs(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So many orders of a long set would take the memory of those who ask for less."""
+    monkeypatch.setattr("server.engines.hf.preparation.MOST_SPREAD", 1)
+    engine = make_engine(max_model_len=120)
+    for count, refused in ((2, False), (8, True)):
+        asked_for = work(SETS[0], Average(orders=count).reading)
+        if refused:
+            said = "stage 'average' must read at most 120 tokens in all its orders, got "
+            with pytest.raises(PlanError, match=said):
+                await engine.check(asked_for)
+            with pytest.raises(PlanError, match=said):
+                await engine.generate(asked_for)
+        else:
+            await engine.check(asked_for)
+            assert await drain(await engine.generate(asked_for))
+    await engine.close()
