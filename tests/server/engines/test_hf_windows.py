@@ -143,10 +143,10 @@ async def test_pine_is_refused_when_the_plan_is_made(
             await refuse
 
 
-async def test_a_judge_without_stages_falls_back_to_swapping(http: httpx.AsyncClient) -> None:
+async def test_a_judge_without_stages_decides_of_all_orders(http: httpx.AsyncClient) -> None:
     body = {"question": "Q?", "candidates": ["a fox", "a dog"]}
     reply = (await http.post("/v1/judge", json=body)).json()
-    assert reply["evenhand"]["stages"] == [{"stage": "swap"}]
+    assert reply["evenhand"]["stages"] == [{"stage": "average"}]
     assert len(reply["calls"]) == 2
 
 
