@@ -45,7 +45,14 @@ BOTH = [  # plans that ask in both orders
     [SWAP, PORTIA, SYNTHESIZE, PINE],
 ]
 ONCE = [[PINE], [SAMPLE, PINE], [SELF], [FREE, PINE], [STORE], [AVERAGE], [AVERAGE, PINE]]
-PAIRS = [[PAIRWISE], [PAIRWISE, PINE], [PAIRWISE, PORTIA], [PAIRWISE, SELF], [PAIRWISE, SAMPLE]]
+PAIRS = [
+    [PAIRWISE],
+    [PAIRWISE, AVERAGE],
+    [PAIRWISE, PINE],
+    [PAIRWISE, PORTIA],
+    [PAIRWISE, SELF],
+    [PAIRWISE, SAMPLE],
+]
 FORMS = ["relation", "score", "likert"]
 texts = st.lists(
     st.sampled_from(
