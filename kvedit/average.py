@@ -91,9 +91,8 @@ class AverageReading:
     def pieces(self, length: int) -> tuple[range, ...]:
         """Cut after the prefix and after the documents; begin after what is at hand."""
         if self._cuts is None:
-            self._pieces, begin = self._reuse.at_hand(Piece)
-            self._cuts = tuple(cut for cut in self._reuse.cuts if cut >= begin)
-            self._read = begin
+            self._pieces, self._cuts = self._reuse.at_hand(Piece)
+            self._read = self._cuts[0]
         return between(self._cuts, length)
 
     def spread(self, ids: Tensor) -> tuple[Tensor, list[int]]:
@@ -154,8 +153,7 @@ class AverageReading:
     def _share(self) -> None:
         """Share what the forward before has left, if others may have it: all layers have it now."""
         if self._kept != self._done:
-            if self._reuse.wants(*self._kept):
-                self._reuse.keep(self._kept[1], self._pieces)
+            self._reuse.keep(*self._kept, self._pieces)
             self._kept = self._done
 
     def report(self) -> Mapping[str, Any]:

@@ -55,8 +55,8 @@ class Reuse:
             cuts.append(self._end)
         self.cuts = tuple(cuts)
 
-    def at_hand(self, kind: type[P]) -> tuple[dict[int, P], int]:
-        """Return the pieces that somebody has read before, and how many tokens they are.
+    def at_hand(self, kind: type[P]) -> tuple[dict[int, P], tuple[int, ...]]:
+        """Return the pieces that somebody has read before, and the cuts from where they end.
 
         kind  of the pieces, which the reading has put there
         """
@@ -64,19 +64,17 @@ class Reuse:
             if self._shelf is not None and cut in self.cuts[1:]:
                 kept = self._shelf.take(self._keys[cut])
                 if kept is not None:
-                    return dict(cast("Mapping[int, P]", kept)), cut
-        return {}, 0
+                    left = tuple(each for each in self.cuts if each >= cut)
+                    return dict(cast("Mapping[int, P]", kept)), left
+        return {}, self.cuts
 
-    def wants(self, first: int, last: int) -> bool:
-        """Say whether others may take what a forward of these tokens has left."""
-        return self._shelf is not None and first in self.cuts and last in self.cuts[1:]
+    def keep(self, first: int, last: int, pieces: Mapping[int, Piece]) -> None:
+        """Put the pieces of a finished forward on the shelf, if others may take them.
 
-    def keep(self, last: int, pieces: Mapping[int, Piece]) -> None:
-        """Put the pieces of a finished forward that is wanted on the shelf.
-
-        last    the forward's last token
-        pieces  what each layer holds, which nobody will change
+        first, last  the forward's tokens
+        pieces       what each layer holds, which nobody will change
         """
-        assert self._shelf is not None, "a forward is wanted where there is a shelf"
+        if self._shelf is None or first not in self.cuts or last not in self.cuts[1:]:
+            return
         size = sum(piece.size for piece in pieces.values())
         self._shelf.put(self._keys[last], dict(pieces), size)

@@ -87,8 +87,7 @@ class PineReading:
     def pieces(self, length: int) -> tuple[range, ...]:
         """Cut after the prefix and after the documents; begin after what is at hand."""
         if self._cuts is None:
-            self._pieces, begin = self._reuse.at_hand(Piece)
-            self._cuts = tuple(cut for cut in self._reuse.cuts if cut >= begin)
+            self._pieces, self._cuts = self._reuse.at_hand(Piece)
         return between(self._cuts, length)
 
     def rows(self, layer: Layer, key: Tensor, value: Tensor) -> Sequence[Rows]:
@@ -189,7 +188,6 @@ class PineReading:
         first = piece.prefix.held + inside + (0 if suffix is None else suffix.held)
         forward = (first, first + new)
         if forward != self._forward:
-            if self._reuse.wants(*self._forward):
-                self._reuse.keep(self._forward[1], self._pieces)
+            self._reuse.keep(*self._forward, self._pieces)
             self._forward = forward
         return forward

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from kvedit.orders import orders
+from kvedit.orders import Order, orders
 from server.errors import PlanError
 from server.job import ReadingSpec
 
@@ -35,9 +35,8 @@ def spread(spec: ReadingSpec, segments: Segments) -> int:
     """Return how many tokens a prompt becomes that is read so: several orders are as many texts."""
     if spec.name != "average":
         return len(segments.ids)
-    wanted = int(dict(spec.numbers).get("orders", 0)) or None
-    count = len(orders(len(segments.documents), wanted))
-    return len(segments.prefix) + count * (len(segments.ids) - len(segments.prefix))
+    prefix = len(segments.prefix)
+    return prefix + len(_orders(spec, segments)) * (len(segments.ids) - prefix)
 
 
 def refusal(spec: ReadingSpec, layers: Sequence[LayerKind]) -> str | None:
@@ -55,8 +54,13 @@ def _average(spec: ReadingSpec, segments: Segments | None, shelf: Shelf | None) 
     from kvedit.average import AverageReading
 
     assert segments is not None, "the stage has the prompt cut at its set"
+    return AverageReading(segments, _orders(spec, segments), shelf)
+
+
+def _orders(spec: ReadingSpec, segments: Segments) -> tuple[Order, ...]:
+    """Return the orders in which the documents are averaged over."""
     wanted = int(dict(spec.numbers).get("orders", 0)) or None
-    return AverageReading(segments, orders(len(segments.documents), wanted), shelf)
+    return orders(len(segments.documents), wanted)
 
 
 def _refuse_average(spec: ReadingSpec, layers: Sequence[LayerKind]) -> str | None:

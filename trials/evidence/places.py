@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-
 from portia.intervals import Rate, resample
 from server.errors import PlanError
 from trials.evidence.questions import Question
@@ -102,4 +100,4 @@ def against_plain(way: Way, ways: Sequence[Way]) -> Rate:
 
 def _share(counts: Sequence[tuple[int, int]]) -> Rate:
     above, below = resample(counts, 2).T
-    return Rate.of(above, np.maximum(below, 0), share=False)
+    return Rate.of(above, below, share=False)
