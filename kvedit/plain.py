@@ -40,6 +40,13 @@ class PlainReading:
             reading._spans[index] = Span.holding(geometries[index], key, value, first)
         return reading
 
+    @classmethod
+    def behind(cls, spans: Mapping[int, Span]) -> PlainReading:
+        """Return a reading that has read what spans hold, by layer; none of them changes."""
+        reading = cls()
+        reading._spans = {index: span.cut(0, span.length) for index, span in spans.items()}
+        return reading
+
     @staticmethod
     def suits(layers: Sequence[LayerKind]) -> str | None:
         """Return why a model cannot be read so: no more than what the gate says of a layer."""

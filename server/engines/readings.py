@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Build = Callable[[ReadingSpec, Segments | None, Shelf | None], Reading]
     Refuse = Callable[[ReadingSpec, Sequence[LayerKind]], str | None]
 
-KNOWN = tuple(ReadingSpec(name, cut="set") for name in ("average", "parallel", "pine"))
+KNOWN = tuple(ReadingSpec(name, cut="set") for name in ("average", "parallel", "pine", "rerank"))
 
 
 def build(spec: ReadingSpec, segments: Segments | None, shelf: Shelf | None) -> Reading:
@@ -109,11 +109,25 @@ def _layers(spec: ReadingSpec) -> tuple[int, int] | None:
     return (int(numbers["from"]), int(numbers["to"])) if "to" in numbers else None
 
 
+def _rerank(spec: ReadingSpec, segments: Segments | None, shelf: Shelf | None) -> Reading:
+    from kvedit.rerank import RerankReading
+
+    assert segments is not None, "the stage has the prompt cut at its set"
+    return RerankReading(segments, last=bool(dict(spec.numbers).get("last")))
+
+
+def _refuse_rerank(spec: ReadingSpec, layers: Sequence[LayerKind]) -> str | None:
+    from kvedit.rerank import RerankReading
+
+    return RerankReading.suits(layers)
+
+
 READINGS: Mapping[str, tuple[Build, Refuse]] = MappingProxyType(
     {
         "average": (_average, _refuse_average),
         "parallel": (_parallel, _refuse_parallel),
         "pine": (_pine, _refuse_pine),
+        "rerank": (_rerank, _refuse_rerank),
     }
 )
 

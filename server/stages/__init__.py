@@ -14,13 +14,14 @@ from server.stages.pairwise import Pairwise
 from server.stages.parallel import Parallel
 from server.stages.pine import Pine
 from server.stages.portia import Portia
+from server.stages.rerank import Rerank
 from server.stages.sample import Sample
 from server.stages.swap import Swap
 from server.stages.synthesize import Synthesize
 
-ALL = (Average, Calibrate, Pairwise, Parallel, Pine, Portia, Sample, Swap, Synthesize)
+ALL = (Average, Calibrate, Pairwise, Parallel, Pine, Portia, Rerank, Sample, Swap, Synthesize)
 AnyStage = Annotated[
-    Average | Calibrate | Pairwise | Parallel | Pine | Portia | Sample | Swap | Synthesize,
+    Average | Calibrate | Pairwise | Parallel | Pine | Portia | Rerank | Sample | Swap | Synthesize,
     Field(discriminator="stage"),
 ]
 

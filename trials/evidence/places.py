@@ -23,6 +23,8 @@ STAGES: Mapping[str, list[dict[str, Any]]] = MappingProxyType(
         "average": [{"stage": "average"}],
         "parallel": [{"stage": "parallel"}],
         "pine": [{"stage": "pine"}],
+        "rerank": [{"stage": "rerank"}],
+        "rerank, best last": [{"stage": "rerank", "best": "last"}],
     }
 )
 

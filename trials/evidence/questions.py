@@ -1,7 +1,8 @@
 """Questions whose answer stands in one document of several; what surrounds it says nothing of it.
 
-Natural questions have other questions' own passages around them. That is easier than the paper's
-setting, whose distractors were retrieved for the question (Liu et al., arXiv 2307.03172).
+Natural questions have other questions' own passages around them: any, or those that share the most
+words with the question. Any are easier than the paper's, which were retrieved for the question from
+all of Wikipedia (Liu et al., arXiv 2307.03172).
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ import re
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from random import Random
 
 from server.errors import PlanError
 from trials.datasets.rows import Row, read
+from trials.evidence.retrieval import Searchable
 
 ANSWER_IN = (
     "Answer the question from the search results; some of them are about something else. Reply "
@@ -52,29 +55,51 @@ class Question:
         return any(plain(answer) in plain(said) for answer in self.answers)
 
 
-def natural(folder: Path, count: int, documents: int, seed: int) -> list[Question]:
+def natural(
+    folder: Path, count: int, documents: int, seed: int, *, near: bool = False
+) -> list[Question]:
     """Return questions of NaturalQuestions-Open with so many passages (PlanError).
 
+    near    whether the others are those that share the most words with the question, in a random
+            order; else they are any
     source  github.com/nelson-liu/lost-in-the-middle (MIT): nq-open-oracle
     """
     rows = read(folder / PASSAGES)
-    random = Random(seed)
+    random, passages = Random(seed), [_passage(row) for row in rows]
     asked = random.sample(range(len(rows)), _most(count, rows))
-    return [_natural(index, rows, documents, random) for index in asked]
+    words = [plain(passage) for passage in passages]
+    found = Searchable(words) if near else None
+    questions = []
+    for index in asked:
+        row = rows[index]
+        order = (
+            random.sample(range(len(rows)), len(rows))
+            if found is None
+            else found.nearest(plain(row.text("question")))
+        )
+        answers = [plain(each) for each in row.fields["answers"]]
+        chosen = _others(order, index, answers, words, documents - 1)
+        if near:
+            random.shuffle(chosen)
+        questions.append(_natural(index, row, passages[index], [passages[each] for each in chosen]))
+    return questions
 
 
-def _natural(index: int, rows: Sequence[Row], documents: int, random: Random) -> Question:
-    row = rows[index]
-    answers = tuple(row.fields["answers"])
-    others: list[str] = []
-    for other in random.sample(range(len(rows)), len(rows)):
-        passage = _passage(rows[other])
-        if other != index and not any(plain(each) in plain(passage) for each in answers):
-            others.append(passage)
-        if len(others) == documents - 1:
-            break
+def _others(
+    order: Sequence[int], index: int, answers: Sequence[str], words: Sequence[str], count: int
+) -> list[int]:
+    """Return the first passages of an order that are not the question's and hold no answer."""
+    others = (
+        other
+        for other in order
+        if other != index and not any(answer in words[other] for answer in answers)
+    )
+    return list(islice(others, count))
+
+
+def _natural(index: int, row: Row, gold: str, others: Sequence[str]) -> Question:
     prompt = f"{ANSWER_IN}Question: {row.text('question')}?"
-    return Question(f"nq/{index}", _passage(row), tuple(others), answers, prompt, 32)
+    return Question(f"nq/{index}", gold, tuple(others), tuple(row.fields["answers"]), prompt, 32)
 
 
 def _passage(row: Row) -> str:

@@ -15,6 +15,7 @@ from kvedit.average import AverageReading
 from kvedit.hf import Door
 from kvedit.plain import PlainReading
 from kvedit.reading import Reading
+from kvedit.rerank import RerankReading
 
 
 class Forward(Protocol):
@@ -131,11 +132,14 @@ class StockForward:
 class ReadingForward:
     """The model through the door, with a reading that owns the sequence's cache."""
 
-    shares = True
-
     def __init__(self, door: Door, reading: Reading) -> None:
         self._door = door
         self._reading = reading
+
+    @property
+    def shares(self) -> bool:
+        """Return yes: what a reading reads may stand in any forward."""
+        return True
 
     def pieces(self, length: int) -> tuple[range, ...]:
         """Return what of the prompt the reading wants to read, forward by forward."""
@@ -196,6 +200,41 @@ class AverageForward:
     def report(self) -> Mapping[str, Any]:
         """Return what the reading says of this sequence."""
         return self._reading.report()
+
+
+class RerankForward(ReadingForward):
+    """The model through the door: the documents are scored, then read in the order found.
+
+    Once the prompt is read, the sequence is as any other.
+    """
+
+    def __init__(self, door: Door, reading: RerankReading) -> None:
+        super().__init__(door, reading)
+        self._unranked: RerankReading | None = reading
+
+    @property
+    def shares(self) -> bool:
+        """Return whether the order is found: that takes forwards of its own."""
+        return self._unranked is None
+
+    def read(self, ids: Tensor, keep: int | None) -> Tensor:
+        """Find the order and read the whole prompt in it; then one more token (see `Forward`)."""
+        if self._unranked is not None:
+            ids = self._unranked.rank(self._door.forward, ids)
+            self._unranked = None
+        return super().read(ids, keep)
+
+
+def through(door: Door, reading: Reading, *, probabilities: bool) -> Forward:
+    """Return the model with a reading, in the way that the reading asks for.
+
+    probabilities  what `AverageForward` averages
+    """
+    if isinstance(reading, AverageReading):
+        return AverageForward(door, reading, probabilities=probabilities)
+    if isinstance(reading, RerankReading):
+        return RerankForward(door, reading)
+    return ReadingForward(door, reading)
 
 
 def run(model: PreTrainedModel, ids: Tensor, cache: DynamicCache, keep: int) -> Tensor:

@@ -8,18 +8,11 @@ from llguidance import LLMatcher
 from torch import device
 from transformers import PreTrainedModel
 
-from kvedit.average import AverageReading
 from kvedit.hf import Door
 from kvedit.shelf import Shelf
 from server.engines import readings
 from server.engines.hf.context import Context
-from server.engines.hf.forward import (
-    AverageForward,
-    Forward,
-    Prefill,
-    ReadingForward,
-    StockForward,
-)
+from server.engines.hf.forward import Forward, Prefill, StockForward, through
 from server.engines.hf.sampling import processors
 from server.engines.hf.sequence import Choice, Sequence
 from server.errors import PlanError
@@ -149,10 +142,8 @@ class Preparation:
             return StockForward(self.door, prefill, leaves=self.fitted)
         shelf = self.shelf if deterministic else self.loose
         made = readings.build(reading, encoded.segments, shelf)
-        if isinstance(made, AverageReading):
-            means = bool(dict(reading.numbers).get("probabilities"))
-            return AverageForward(self.door, made, probabilities=means)
-        return ReadingForward(self.door, made)
+        probabilities = bool(dict(reading.numbers).get("probabilities"))
+        return through(self.door, made, probabilities=probabilities)
 
     def _check_spread(self, encoded: Encoded, reading: ReadingSpec | None) -> None:
         """Refuse a prompt that one forward cannot hold as often as it is to be read (PlanError)."""
