@@ -102,7 +102,6 @@ class RerankReading:
     def __init__(self, segments: Segments, *, last: bool = False) -> None:
         self._segments, self._last = segments, last
         self._asked = segments.suffix[-MOST_ASKED:]
-        self._given = 0 if segments.prefix else 1  # what nothing may stand before is not scored
         self._plain = PlainReading()
         self._scores: tuple[float, ...] = ()
         self.order: Order | None = None
@@ -123,7 +122,7 @@ class RerankReading:
         like  where its ids are
         """
         documents, apart = self._segments.documents, Apart(len(self._segments.prefix))
-        if len(documents) > 1 and len(self._asked) > self._given:
+        if len(documents) > 1 and len(self._asked) > 1:
             self._scores = tuple(self._scored(run, apart, like))
         scores = self._scores or (0.0,) * len(documents)
         best_first = sorted(range(len(documents)), key=lambda place: -scores[place])
@@ -136,7 +135,7 @@ class RerankReading:
 
     def _scored(self, run: Run, apart: Apart, like: Tensor) -> Iterator[float]:
         """Yield the natural-log likelihood of what is asked behind each document."""
-        asked = like.new_tensor(self._asked[self._given :])
+        asked = like.new_tensor(self._asked[1:])
         for batch in self._batches():
             apart.expect(batch.own)
             logits = run(like.new_tensor([batch.ids]), apart, batch.keep)[0].float()
@@ -153,8 +152,8 @@ class RerankReading:
             ids, keep = opening, list[int]()
             for document in documents:
                 ids += document + asked
-                # each token is predicted by the row before it
-                keep += range(len(ids) - len(asked) + self._given - 1, len(ids) - 1)
+                # the row before a token predicts it; the first may have none of its own, and is given
+                keep += range(len(ids) - len(asked), len(ids) - 1)
             yield Batch(ids, tuple(len(each) + len(asked) for each in documents), keep)
             opening = ()
 

@@ -1,6 +1,7 @@
 """Which passages share the most words with a question: distractors as a search would return them.
 
-Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond", 2009, eq. 3.15.
+Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond",
+Foundations and Trends in Information Retrieval 3(4), 2009.
 """
 
 from __future__ import annotations
