@@ -1,8 +1,8 @@
 """A text that is edited, as slots: what stays where it was computed appears where it is now.
 
 A slot holds one token's key and value. Its number is the place in the frame for which the key is
-rotated, so a piece, tokens side by side in text and slots, is a span, and an edit moves where pieces
-appear: no key (PIE, arXiv 2407.03157, section 3.2, whose eq. 5 turns the keys instead).
+rotated, so a piece, tokens side by side in text and slots, is a span, and an edit moves where
+pieces appear: no key (PIE, arXiv 2407.03157, section 3.2, turns the keys instead).
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import TypeVar
 
 from kvedit.diff import Hunk, apply
 
+T = TypeVar("T")
+
 MOST_PIECES = 16  # more of them slow every reading down
-WASTE = 1024  # slots; beyond as many again as there are tokens, those that nobody reads are too many
+WASTE = 1024  # slots that nobody reads, beside as many as there are tokens; more are too many
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +39,8 @@ class Layout:
 
     pieces  in the order of the text
 
-    A text of 9 tokens is one piece, (0, 9). With 2 put at 4 for one it is (0, 4) (9, 2) (5, 4); with
-    those gone again, and one for them, (0, 4) (4, 1) (5, 4), which is (0, 9).
+    A text of 9 tokens is one piece, (0, 9). With 2 put at 4 for one it is (0, 4) (9, 2) (5, 4);
+    with those gone again, and one for them, (0, 4) (4, 1) (5, 4), which is (0, 9).
     """
 
     def __init__(self) -> None:
@@ -118,7 +121,7 @@ class Record:
         self._behind: list[int | None] = []  # of what it was computed behind; None = not yet
         self._clean: list[bool] = []  # whether that was exact
         self._stale: list[int] = []
-        self._unknown = 0
+        self._unknown = -2  # the name given last: of -1 and -2 Python makes one hash
 
     @property
     def stale(self) -> tuple[int, ...]:
@@ -193,7 +196,8 @@ def _joined(pieces: Sequence[Piece]) -> Iterator[Piece]:
         yield before
 
 
-def _spliced[T](old: Sequence[T], new: Sequence[tuple[Hunk, Sequence[T]]]) -> list[T]:
+def _spliced(old: Sequence[T], new: Sequence[tuple[Hunk, Sequence[T]]]) -> list[T]:
+    """Put a list of its own in the place of each hunk."""
     found, done = list[T](), 0
     for hunk, fresh in new:
         found += old[done : hunk.start]

@@ -8,8 +8,8 @@ decided by `kvedit.healing`.
     rows of                 see
     tokens that are due     each piece where it is now, up to themselves
 
-A pass puts what it computes into the tokens' slots before anybody looks: a row sees what is computed
-with it, and of what is not, what was computed last.
+A pass puts what it computes into the tokens' slots before anybody looks: a row sees what is
+computed with it, and of what is not, what was computed last.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class EditedReading:
            only the first of them, and then the next, or all of them and tokens that follow the text
     edits  since all of the text was exact last
 
-    Whoever feeds it keeps the ids. To edit: `edit` the text, perhaps `heal` some of it, feed what is
-    due. To predict, the last token must be among what is fed: `heal` it where it is not.
+    Whoever feeds it keeps the ids. To edit: `edit` the text, perhaps `heal` some of it, feed what
+    is due. To predict, the last token must be among what is fed: `heal` it where it is not.
     """
 
     def __init__(self) -> None:

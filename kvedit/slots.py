@@ -73,20 +73,20 @@ class Slots:
 
         pieces  where it lies now, in order; what lies in its place already is left alone
         """
-        if self._keys is None or self._raw is None or self._values is None:
-            return
         kept = pieces[0].count if pieces and pieces[0].slot == 0 else 0
         moved = pieces[1:] if kept else pieces
-        if not moved:
+        if self._keys is None or not moved:
             return
-        raw, values = (
+        # some of the slots may have been given to tokens that were not computed yet
+        keys, own, values = self._with_room(max(piece.end for piece in pieces), self._keys)
+        raw, value = (
             torch.cat([each[:, :, piece.slot : piece.end] for piece in moved], 2)
-            for each in (self._raw, self._values)
+            for each in (own, values)
         )
         where = slice(kept, kept + raw.shape[2])
-        self._keys[:, :, where] = self._turned(raw, kept)
-        self._values[:, :, where] = values
-        self._raw[:, :, where] = raw
+        keys[:, :, where] = self._turned(raw, kept)
+        values[:, :, where] = value
+        own[:, :, where] = raw
 
     def _turned(self, key: Tensor, first: int) -> Tensor:
         if self.geometry is None:
