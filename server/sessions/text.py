@@ -236,9 +236,7 @@ def _piece(text: str) -> Piece:
 
 def _joins(left: str, right: str, size: int) -> bool:
     """Say whether two neighbours must be one piece, or are so short that they should be."""
-    if not left or not right:
-        return True
-    return (left[-1] == "\r" and right[0] == "\n") or len(left) + len(right) < size
+    return (left[-1:] == "\r" and right[:1] == "\n") or len(left) + len(right) < size
 
 
 def _count(text: str) -> int:
