@@ -131,10 +131,12 @@ class EditedReading:
             done = hunk.stop
         if not changes:
             return
+        behind = len(changes) > 1 or changes[-1].stop < self.length
         self._layout.apply(changes)
         self._record.apply(changes)
         self.due = tuple(_due_after(self.due, changes))
-        self.edits = self.edits + 1 if self._record.first_stale is not None else 0
+        # what is put at the end, or cut off there, makes nothing stale
+        self.edits = self.edits + behind if self._record.first_stale is not None else 0
         self._pass = None
 
     def feed(self, ids: Sequence[int]) -> None:

@@ -152,7 +152,7 @@ class RerankReading:
             ids, keep = opening, list[int]()
             for document in documents:
                 ids += document + asked
-                # the row before a token predicts it; the first may have none of its own, and is given
+                # the row before a token predicts it; the first may have none, and is given
                 keep += range(len(ids) - len(asked), len(ids) - 1)
             yield Batch(ids, tuple(len(each) + len(asked) for each in documents), keep)
             opening = ()

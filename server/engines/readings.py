@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     Build = Callable[[ReadingSpec, Segments | None, Shelf | None], Reading]
     Refuse = Callable[[ReadingSpec, Sequence[LayerKind]], str | None]
 
-KNOWN = tuple(ReadingSpec(name, cut="set") for name in ("average", "parallel", "pine", "rerank"))
+KNOWN = (
+    *(ReadingSpec(name, cut="set") for name in ("average", "parallel", "pine", "rerank")),
+    ReadingSpec("pie"),
+)
 
 
 def build(spec: ReadingSpec, segments: Segments | None, shelf: Shelf | None) -> Reading:
@@ -109,6 +112,18 @@ def _layers(spec: ReadingSpec) -> tuple[int, int] | None:
     return (int(numbers["from"]), int(numbers["to"])) if "to" in numbers else None
 
 
+def _pie(spec: ReadingSpec, segments: Segments | None, shelf: Shelf | None) -> Reading:
+    from kvedit.edited import EditedReading
+
+    return EditedReading()
+
+
+def _refuse_pie(spec: ReadingSpec, layers: Sequence[LayerKind]) -> str | None:
+    from kvedit.edited import EditedReading
+
+    return EditedReading.suits(layers)
+
+
 def _rerank(spec: ReadingSpec, segments: Segments | None, shelf: Shelf | None) -> Reading:
     from kvedit.rerank import RerankReading
 
@@ -126,6 +141,7 @@ READINGS: Mapping[str, tuple[Build, Refuse]] = MappingProxyType(
     {
         "average": (_average, _refuse_average),
         "parallel": (_parallel, _refuse_parallel),
+        "pie": (_pie, _refuse_pie),
         "pine": (_pine, _refuse_pine),
         "rerank": (_rerank, _refuse_rerank),
     }

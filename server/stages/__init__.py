@@ -12,6 +12,7 @@ from server.stages.base import Stage
 from server.stages.calibrate import Calibrate
 from server.stages.pairwise import Pairwise
 from server.stages.parallel import Parallel
+from server.stages.pie import Pie
 from server.stages.pine import Pine
 from server.stages.portia import Portia
 from server.stages.rerank import Rerank
@@ -19,7 +20,7 @@ from server.stages.sample import Sample
 from server.stages.swap import Swap
 from server.stages.synthesize import Synthesize
 
-ALL = (Average, Calibrate, Pairwise, Parallel, Pine, Portia, Rerank, Sample, Swap, Synthesize)
+ALL = (Average, Calibrate, Pairwise, Parallel, Pie, Pine, Portia, Rerank, Sample, Swap, Synthesize)
 AnyStage = Annotated[
     Average | Calibrate | Pairwise | Parallel | Pine | Portia | Rerank | Sample | Swap | Synthesize,
     Field(discriminator="stage"),

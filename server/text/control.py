@@ -60,6 +60,11 @@ class ControlTokens:
         # no command, and what any text may come out as; a Unigram does not tell which it is
         self._unknown: str | None = getattr(model, "unk_token", tokenizer.unk_token)
 
+    @property
+    def ids(self) -> frozenset[int]:
+        """Return their ids."""
+        return frozenset(self._names)
+
     def obeyed(self, ids: Ids, own: Counter[str], literals: Sequence[str]) -> bool:
         """Return whether the tokenizer takes something in the literal texts for a control token.
 

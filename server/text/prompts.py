@@ -61,6 +61,11 @@ class Encoder:
         self._known: dict[str, Counter[str]] = {}
         self._checked: deque[tuple[Prompt, Cut, Encoded]] = deque(maxlen=CHECKED)
 
+    @property
+    def control(self) -> frozenset[int]:
+        """Return the ids that a text could command the model with: marks of turns, files, holes."""
+        return self._control.ids
+
     def check(self, prompt: Prompt, cut: Cut = "whole") -> Encoded:
         """Return the prompt's ids as `encode`, which will soon be asked for an equal prompt."""
         encoded = self.encode(prompt, cut)

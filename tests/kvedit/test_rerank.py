@@ -15,6 +15,7 @@ from transformers import MistralConfig, MistralForCausalLM, PreTrainedModel
 from kvedit import rerank
 from kvedit.executors import Executor
 from kvedit.hf import Door, open_door
+from kvedit.plain import PlainReading
 from kvedit.rerank import RerankReading
 from kvedit.segments import Ids, Segments
 
@@ -117,7 +118,7 @@ def test_the_order_that_is_sent_would_change_the_bits() -> None:
     """The planted fault: what the law above would miss if it could not fail."""
     door, asked = open_door(tiny_llama()), (3, 8)
     one, other = (
-        door.forward(torch.tensor([[1, 2, *sum(sent, ()), *asked]]), rerank.PlainReading())
+        door.forward(torch.tensor([[1, 2, *sum(sent, ()), *asked]]), PlainReading())
         for sent in (DOCUMENTS, DOCUMENTS[::-1])
     )
     assert not torch.equal(one, other)

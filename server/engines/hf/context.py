@@ -40,6 +40,12 @@ class Context:
             self._append(torch.tensor([ids], device=self.device))
         self.ids += ids
 
+    def become(self, ids: Ids, pending: Tensor) -> None:
+        """Make it another text, of which these tokens are to be read next, [1, query] int64."""
+        self._prompt, self.ids = None, list(ids)
+        self.cached = len(ids) - pending.shape[1]
+        self._pieces = deque([pending.to(self.device)])
+
     def begin(self) -> None:
         """Cut the prompt where its reading says, once; what is cached already is left out."""
         if self._prompt is None:

@@ -1,13 +1,21 @@
-"""A sequence that stays: it is fed, answers, is fed again, and nothing is read twice."""
+"""A sequence that stays: it is fed, edited, answers, and nothing is read twice."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections.abc import AsyncIterator
 from concurrent.futures import Executor
+from contextlib import asynccontextmanager
+from typing import cast
 
+from kvedit.segments import Ids
+from server.engines.base import Edit, Fidelity
 from server.engines.hf.context import Context
+from server.engines.hf.edited import EditedText, Healing
 from server.engines.hf.forward import Prefill
 from server.engines.hf.preparation import Preparation
+from server.engines.hf.sequence import Sequence
 from server.engines.hf.stream import Channel, Stream
 from server.engines.hf.worker import Ticket, Worker
 from server.errors import EngineError, PlanError
@@ -15,11 +23,16 @@ from server.job import ReadingSpec, Sampling
 from server.prompt import Prompt
 from server.text.prompts import Encoded
 
+EDITED = "pie"  # the reading of a text that is edited
+
 
 class HfSession:
     """One sequence of an `HfEngine` (see `server.engines.base.Session`).
 
     preparing  where prompts are encoded: one thread, since a tokenizer is not for two
+
+    A text is kept in pieces from its first edit on, or from the beginning where the reading says
+    so. Where no one waits, the worker computes what an edit has left to do.
     """
 
     def __init__(
@@ -33,35 +46,60 @@ class HfSession:
         self._preparing = preparing
         self._worker = worker
         self._reading = reading
+        self._text: EditedText | None = None
+        if reading is not None and reading.name == EDITED:
+            self._text = self._new_text()
         self._context: Context | None = None
         self._fed: Encoded | None = None
         self._stream: Stream | None = None
         self._ticket: Ticket | None = None
         self._closed = False
         self._busy = asyncio.Lock()  # one at a time feeds it, or begins an answer
+        self._touched = threading.Lock()  # by whoever changes the text, or computes some of it
 
     @property
     def length(self) -> int:
         """Return how many tokens it has, those included that it has still to read."""
         return 0 if self._context is None else len(self._context.ids)
 
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes of the cache of a text that is edited; what else it has is not known."""
+        return 0 if self._text is None else self._text.reading.size
+
     async def feed(self, prompt: Prompt) -> int:
         """Add a prompt at the end; the first is cut as the reading asks, later ones stay whole."""
-        async with self._busy:
-            await self._free()
+        async with self._alone():
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._preparing, self._add, prompt)
 
+    async def edit(self, prompt: Prompt, *, exact: bool = False) -> Edit:
+        """Make it another prompt, of which is kept what may stay (see `Session.edit`).
+
+        raises  PlanError  for a sequence that is read otherwise than plainly
+        """
+        async with self._alone():
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._preparing, self._edit, prompt, exact)
+
+    async def fidelity(self, prompt: Prompt) -> Fidelity:
+        """Edit it, and compare the next token with that of the text read anew: takes as long."""
+        await self.edit(prompt)
+        async with self._alone():
+            if self._text is None or not self._text.ids:
+                return Fidelity(0.0, True)  # a text that is computed whole each time
+            measured = asyncio.wrap_future(self._worker.call(self._text.fidelity))
+            return cast("Fidelity", await measured)
+
     async def generate(self, sampling: Sampling) -> Stream:
-        """Answer after what was fed."""
-        async with self._busy:
-            await self._free()
+        """Answer after what was fed, or edited."""
+        async with self._alone():
             if self._context is None or self._fed is None:
                 raise PlanError("sequence must be fed before it answers, got nothing; feed it")
-            loop, again = asyncio.get_running_loop(), self._preparation.again
+            loop = asyncio.get_running_loop()
             asked = self._context, sampling, self._fed
-            sequence = await loop.run_in_executor(self._preparing, again, *asked)
-            await self._free()  # it may have been closed meanwhile
+            sequence = await loop.run_in_executor(self._preparing, self._again, *asked)
+            self._check()  # it may have been closed meanwhile
             channel = Channel(loop)
             ticket = Ticket([sequence], channel)
             self._worker.submit(ticket)
@@ -72,21 +110,112 @@ class HfSession:
         """Stop what is running, and forget the sequence."""
         if self._stream is not None:
             await self._stream.aclose()
-        self._closed, self._context = True, None
+        self._closed, self._context, self._text = True, None, None
 
     def _add(self, prompt: Prompt) -> int:
         """Add a prompt, and return its tokens; nothing is added where this raises PlanError."""
         if self._context is None:
-            encoded = self._preparation.encode(prompt, self._reading)
+            encoded = self._preparation.encode(prompt, self._cut)
         else:
             encoded = self._preparation.encoder.more(prompt)
         self._preparation.room(self.length + len(encoded.ids), 0)
-        if self._context is None:
-            prefill = Prefill(self._preparation.model, 1)
-            self._context = self._preparation.context(self._reading, encoded, prefill)
-        self._context.feed(encoded.ids)
+        if self._text is not None:
+            self._become(self._text, (*self._ids, *encoded.ids))
+        else:
+            if self._context is None:
+                prefill = Prefill(self._preparation.model, 1)
+                self._context = self._preparation.context(self._reading, encoded, prefill)
+            self._context.feed(encoded.ids)
         self._fed = encoded
         return len(encoded.ids)
+
+    def _edit(self, prompt: Prompt, exact: bool) -> Edit:
+        """Make it another prompt; it is as before where this raises PlanError."""
+        if self._reading is not None and self._reading.name != EDITED:
+            raise PlanError(
+                f"a text that is edited must be read plainly, got stage {self._reading.name!r}; "
+                "leave it out",
+                param="stages",
+            )
+        encoded = self._preparation.encode(prompt, None)
+        self._preparation.room(len(encoded.ids), 0)
+        if self._text is None:
+            self._context = None
+            if self._preparation.refusal(ReadingSpec(EDITED)) is not None:
+                return self._anew(encoded)
+            self._text = self._new_text()
+        edit = self._become(self._text, encoded.ids, exact=exact)
+        self._fed = encoded
+        return edit
+
+    def _become(self, text: EditedText, ids: Ids, *, exact: bool = False) -> Edit:
+        edit = text.become(self._ids, ids, exact=exact)
+        if self._context is None:
+            self._context = Context(text.forward, self._preparation.door.device)
+        self._context.become(ids, text.ready())
+        return edit
+
+    def _anew(self, encoded: Encoded) -> Edit:
+        """Read a prompt from its beginning: the model cannot be read in pieces."""
+        prefill = Prefill(self._preparation.model, 1)
+        self._context = self._preparation.context(None, encoded, prefill)
+        self._context.feed(encoded.ids)
+        self._fed = encoded
+        return Edit(0, 0, len(encoded.ids))
+
+    def _again(self, context: Context, sampling: Sampling, encoded: Encoded) -> Sequence:
+        """Return an answer to what the sequence has now."""
+        if self._text is not None:
+            # it may have been answered since, and some of it computed in an idle moment
+            self._become(self._text, tuple(context.ids))
+        return self._preparation.again(context, sampling, encoded)
+
+    def _heal(self) -> bool:
+        """Compute some of an edited text in an idle moment; return whether there is more."""
+        text, ticket = self._text, self._ticket
+        if text is None or (ticket is not None and not ticket.left.is_set()):
+            return False
+        if not self._touched.acquire(blocking=False):
+            return False  # whoever changes it asks for the next moment
+        try:
+            return text.heal()
+        finally:
+            self._touched.release()
+
+    @property
+    def _ids(self) -> list[int]:
+        return [] if self._context is None else self._context.ids
+
+    @property
+    def _cut(self) -> ReadingSpec | None:
+        """Return the reading by which the first prompt is cut."""
+        return None if self._text is not None else self._reading
+
+    def _new_text(self) -> EditedText:
+        return EditedText(
+            self._preparation.door, Healing.of(self._reading), self._preparation.encoder.control
+        )
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        """Have the sequence for oneself: no answer is written, and nothing of it is computed."""
+        async with self._busy:
+            await self._free()
+            await asyncio.to_thread(self._touched.acquire)
+            try:
+                yield
+            finally:
+                self._touched.release()
+                if self._text is not None:
+                    self._worker.when_idle(self._heal)
+
+    def _check(self) -> None:
+        """Raise for a sequence that is closed, or has failed (PlanError, EngineError)."""
+        self._worker.check()
+        if self._closed:
+            raise PlanError("sequence must be open, got one that was closed; open another")
+        if self._context is not None and self._context.failed:
+            raise EngineError("the sequence must be whole, got one that has failed; open another")
 
     async def _free(self) -> None:
         """Wait until the worker has left the sequence.
@@ -94,9 +223,7 @@ class HfSession:
         raises  PlanError    if it is closed, or its answer would be disturbed
                 EngineError  if the engine has stopped, or the sequence has failed
         """
-        self._worker.check()
-        if self._closed:
-            raise PlanError("sequence must be open, got one that was closed; open another")
+        self._check()
         if self._stream is not None and not self._stream.ended:
             raise PlanError(
                 "sequence must have finished its answer, got one that is still written; read its "
@@ -104,5 +231,4 @@ class HfSession:
             )
         if self._ticket is not None:  # a stream that was closed early: its last step may still run
             await asyncio.to_thread(self._ticket.left.wait)
-        if self._context is not None and self._context.failed:
-            raise EngineError("the sequence must be whole, got one that has failed; open another")
+        self._check()

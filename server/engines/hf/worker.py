@@ -6,6 +6,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -37,6 +38,17 @@ class Ticket:
         self.running = 0
         self.channel = channel
         self.left = threading.Event()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Call:
+    """Something else that needs the model: it is called between two steps.
+
+    outcome  what it returns, or raises
+    """
+
+    call: Callable[[], object]
+    outcome: Future[object]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,7 +94,8 @@ class Worker:
         self._limit = limit
         self._running = 0
         self._coming = 0
-        self._inbox: SimpleQueue[Ticket | None] = SimpleQueue()
+        self._inbox: SimpleQueue[Ticket | Call | None] = SimpleQueue()
+        self._idle: deque[Callable[[], bool]] = deque()
         self._tickets: list[Ticket] = []
         self._queue: deque[Running] = deque()
         self._closing = False
@@ -100,6 +113,24 @@ class Worker:
         with self._lock:  # a ticket must not slip in behind the end of the thread
             self.check()
             self._inbox.put(ticket)
+
+    def when_idle(self, work: Callable[[], bool]) -> None:
+        """Do work while nobody waits: a call does a piece, and says whether there is more.
+
+        Whoever comes waits for one piece at most. Work that fails is dropped.
+        """
+        with self._lock:
+            if work not in self._idle:
+                self._idle.append(work)
+            self._inbox.put(None)
+
+    def call(self, call: Callable[[], object]) -> Future[object]:
+        """Call something between two steps (EngineError if the worker has stopped)."""
+        outcome: Future[object] = Future()
+        with self._lock:
+            self.check()
+            self._inbox.put(Call(call, outcome))
+        return outcome
 
     @contextmanager
     def expecting(self) -> Iterator[None]:
@@ -139,9 +170,26 @@ class Worker:
         """Take in what has come; wait for something while there is nothing to do."""
         idle = not self._running
         while not self._inbox.empty() or not (self._running or self._closing):
+            if self._inbox.empty() and self._worked():
+                continue
             self._take(self._inbox.get())
         if idle and self._queue and self._queue[0].sequence.shares:
             self._await_others()
+
+    def _worked(self) -> bool:
+        """Do a piece of the work that was left for now; return whether there was any."""
+        with self._lock:
+            if not self._idle:
+                return False
+            work = self._idle.popleft()
+        try:
+            more = work()
+        except Exception as error:
+            log.error("work in an idle moment failed", exc_info=error)
+            return True
+        if more:
+            self.when_idle(work)
+        return True
 
     def _await_others(self) -> None:
         """Take in what is being planned: one forward for all costs less than one more for each."""
@@ -153,10 +201,16 @@ class Worker:
             except Empty:
                 return
 
-    def _take(self, ticket: Ticket | None) -> None:
-        if ticket is not None:
-            self._tickets.append(ticket)
+    def _take(self, asked: Ticket | Call | None) -> None:
+        if isinstance(asked, Ticket):
+            self._tickets.append(asked)
             self._admit()
+        elif asked is not None and asked.outcome.set_running_or_notify_cancel():
+            try:
+                asked.outcome.set_result(asked.call())
+            except Exception as error:
+                log.error("a call of the model failed", exc_info=error)
+                asked.outcome.set_exception(_failed(error))
 
     def _round(self) -> None:
         """Give the first sequence its step, and those that fit into its forward theirs."""
@@ -233,8 +287,11 @@ class Worker:
         with self._lock:
             self._closing = True
         while not self._inbox.empty():
-            if (ticket := self._inbox.get()) is not None:
-                self._tickets.append(ticket)
+            asked = self._inbox.get()
+            if isinstance(asked, Ticket):
+                self._tickets.append(asked)
+            elif asked is not None and asked.outcome.set_running_or_notify_cancel():
+                asked.outcome.set_exception(_stopped())
         for ticket in self._tickets:
             ticket.channel.send(_stopped())
             ticket.left.set()
