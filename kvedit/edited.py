@@ -189,8 +189,8 @@ class EditedReading:
                 slots.renew(self._layout.pieces)
             self._layout.renew()
         runs = list(_runs(now))
-        slots = [piece for run in runs for piece in self._layout.between(run.start, run.stop)]
-        return _Pass(slots, list(self._looks(now, runs, device)))
+        written = [piece for run in runs for piece in self._layout.between(run.start, run.stop)]
+        return _Pass(written, list(self._looks(now, runs, device)))
 
     def _looks(
         self, now: Sequence[int], runs: Sequence[range], device: torch.device
