@@ -102,16 +102,12 @@ def _split(old: Sequence[int], new: Sequence[int], gap: _Gap, join: int) -> Iter
     yield _trimmed(old, new, gap.within((a, gap.old.stop), (c, gap.new.stop)))
 
 
-def _anchors(
-    old: Sequence[int], new: Sequence[int], gap: _Gap, size: int
-) -> list[tuple[int, int]]:
+def _anchors(old: Sequence[int], new: Sequence[int], gap: _Gap, size: int) -> list[tuple[int, int]]:
     """Return where runs stand that each side has once, both ascending, as many as there can be."""
     if len(gap.old) < size or len(gap.new) < size:
         return []
     places = _once(old, gap.old, size)
-    pairs = [
-        (places[run], to) for run, to in _once(new, gap.new, size).items() if run in places
-    ]
+    pairs = [(places[run], to) for run, to in _once(new, gap.new, size).items() if run in places]
     return _ascending(sorted(pairs, key=lambda pair: pair[1]))
 
 

@@ -91,7 +91,9 @@ def restart(
     if not changes:
         return False
     start = changes[0].start
-    return start < SINK or again >= length - start or (most_edits is not None and edits > most_edits)
+    return (
+        start < SINK or again >= length - start or (most_edits is not None and edits > most_edits)
+    )
 
 
 def anew(old_length: int, new: Sequence[int], start: int) -> tuple[Hunk, ...]:

@@ -2,6 +2,7 @@
 
 import random
 import time
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -18,7 +19,7 @@ def test_hunks_turn_old_into_new(old: list[int], new: list[int], join: int) -> N
     found = hunks(old, new, join)
     assert apply(old, found) == new
     assert all(hunk.ids or hunk.stop > hunk.start for hunk in found)
-    for one, other in zip(found, found[1:], strict=False):
+    for one, other in pairwise(found):
         assert other.start - one.stop >= join
 
 

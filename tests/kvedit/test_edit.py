@@ -47,9 +47,7 @@ def test_slots_hold_the_text_whatever_was_done_to_it(seed: int) -> None:
         assert all(one.end != other.slot for one, other in pairwise(layout.pieces))
         first = draw.randint(0, len(ids))
         last = draw.randint(first, len(ids))
-        inside = [
-            slots[s] for p in layout.between(first, last) for s in range(p.slot, p.end)
-        ]
+        inside = [slots[s] for p in layout.between(first, last) for s in range(p.slot, p.end)]
         assert inside == ids[first:last]
         if step % 10 == 9:
             layout.renew()
@@ -136,10 +134,10 @@ def test_what_is_computed_behind_stale_tokens_is_stale_but_not_outdated() -> Non
     record.computed(range(6))
     record.apply([Hunk(2, 3, (9,))])
     record.computed([2, 4])
-    assert record.stale == (3, 4, 5)
-    assert record.outdated == (3, 5)
+    assert list(record.stale) == [3, 4, 5]
+    assert list(record.outdated) == [3, 5]
     record.computed([3, 4, 5])
-    assert record.stale == ()
+    assert list(record.stale) == []
 
 
 def test_tokens_that_nobody_names_are_like_no_other() -> None:
@@ -148,10 +146,10 @@ def test_tokens_that_nobody_names_are_like_no_other() -> None:
         record.append(1)
         record.apply([Hunk(1, 1, (7,))])
         record.computed([0, 1])
-        assert record.stale == ()
+        assert list(record.stale) == []
         record.apply([Hunk(0, 1, ())])
-        assert record.stale == (0,)
+        assert list(record.stale) == [0]
         record.append(1)
         record.computed([1])
         record.apply([Hunk(0, 2, ())])
-        assert record.stale == ()
+        assert list(record.stale) == []

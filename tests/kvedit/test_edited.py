@@ -132,9 +132,9 @@ def test_an_edit_and_its_inverse_restore_the_logits_to_the_bit(
     between = text.predict()
     text.edit([Hunk(change.start, change.start + len(change.ids), ())])
     # the last token alone was computed between the two: it is computed again
-    assert text.reading.stale == (len(IDS) - 1,)
+    assert list(text.reading.stale) == [len(IDS) - 1]
     assert torch.equal(text.predict(), before)
-    assert text.reading.stale == () and text.reading.edits == 0
+    assert not text.reading.stale and text.reading.edits == 0
     assert not torch.equal(between, before)
 
 
@@ -170,8 +170,7 @@ def test_an_answer_is_rolled_back_and_given_again_to_the_bit(door: Door, pieces:
     answers = []
     for _ in range(2):
         logits = [text.predict()]
-        for token in (7, 8, 9):
-            logits.append(text.step(token))
+        logits += [text.step(token) for token in (7, 8, 9)]
         answers.append(torch.stack(logits))
         text.edit([Hunk(len(text.ids) - 3, len(text.ids), ())])
     assert torch.equal(*answers)

@@ -108,7 +108,9 @@ def test_what_the_last_token_reads_is_weighed(executor: Executor, scattered: boo
     weighing = Weighing(reading, executor)
     for layer in layers:
         read = weighing.read(layer, query, key, value)
-        assert torch.equal(read, executor.read(layer, query, EditedReading().rows(layer, key, value)))
+        assert torch.equal(
+            read, executor.read(layer, query, EditedReading().rows(layer, key, value))
+        )
     expected = 2 * weights_by_hand(query, key, value)
     close(weighing.weights.double(), expected, 1e-4)
     # some of them again, with the text in pieces: the same vectors, so the same weights
@@ -190,7 +192,8 @@ def middle_model() -> LlamaForCausalLM:
         rope_parameters={"rope_type": "default", "rope_theta": 1e12},
         tie_word_embeddings=False,
     )
-    model = LlamaForCausalLM(config).eval()
+    model = LlamaForCausalLM(config)
+    model.train(False)
     ids, means = torch.arange(VOCABULARY), torch.arange(VOCABULARY) + 16
     with torch.no_grad():
         for weight in model.parameters():
@@ -215,7 +218,7 @@ def typed(door: Door, heal: bool) -> tuple[Tensor, Tensor]:
     """Return the logits behind MIDDLE after typing before SUFFIX, as healed and from scratch."""
     suffix: Sequence[int] = [1, 2, 3, 1, 2, 3] * 12
     text = EditedText(door, [PREFIX, *[0, 1] * 20, SUFFIX, *suffix, MIDDLE])
-    change = [Hunk(41, 41, (5,) * 20)]
+    change = [Hunk(41, 41, (5,) * 30)]
     new = apply(text.ids, change)
     pivots = (new.index(SUFFIX), new.index(MIDDLE)) if heal else ()
     found = text.edit(change, after(change, len(new), 0, pivots))
