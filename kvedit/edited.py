@@ -120,15 +120,15 @@ class EditedReading:
         changes  ascending, in indices of the text as it is, `due` tokens included
         raises   ValueError  if they overlap, or reach beyond the text
         """
-        changes = [hunk for hunk in changes if hunk.ids or hunk.stop > hunk.start]
         done = 0
         for hunk in changes:
             if not done <= hunk.start <= hunk.stop <= self.length:
                 raise ValueError(
-                    f"hunks must ascend within {self.length} tokens, got {hunk.start} to "
-                    f"{hunk.stop} behind {done}; find them by kvedit.diff.hunks"
+                    f"hunks must ascend within a text of {self.length} tokens, got {hunk.start} "
+                    f"to {hunk.stop} behind {done}; find them by kvedit.diff.hunks"
                 )
             done = hunk.stop
+        changes = [hunk for hunk in changes if hunk.ids or hunk.stop > hunk.start]
         if not changes:
             return
         behind = len(changes) > 1 or changes[-1].stop < self.length
@@ -148,12 +148,10 @@ class EditedReading:
 
         raises  IndexError  if there are no such tokens
         """
-        wanted = sorted({*self.due, *indices})
-        if wanted and not 0 <= wanted[0] <= wanted[-1] < self.length:
-            raise IndexError(
-                f"tokens must be of {self.length}, got {wanted[0]} to {wanted[-1]}; name others"
-            )
-        self.due = tuple(wanted)
+        for index in indices:
+            if not 0 <= index < self.length:
+                raise IndexError(f"tokens must be of {self.length}, got {index}; name others")
+        self.due = tuple(sorted({*self.due, *indices}))
 
     def rows(self, layer: Layer, key: Tensor, value: Tensor) -> Sequence[Rows]:
         """Cache what is due, or the first of it, and what follows the text; see all before it."""
@@ -191,8 +189,8 @@ class EditedReading:
                 slots.renew(self._layout.pieces)
             self._layout.renew()
         runs = list(_runs(now))
-        slots = [piece for run in runs for piece in self._layout.between(run.start, run.stop)]
-        return _Pass(slots, list(self._looks(now, runs, device)))
+        written = [piece for run in runs for piece in self._layout.between(run.start, run.stop)]
+        return _Pass(written, list(self._looks(now, runs, device)))
 
     def _looks(
         self, now: Sequence[int], runs: Sequence[range], device: torch.device

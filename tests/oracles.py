@@ -286,3 +286,66 @@ class OracleReading:
             layer.softcap,
         )
         return oracle.attention(query[0], key[0], value[0])[None]
+
+
+class EditedOracle:
+    """A text that is edited, in one layer: each token's key and value as computed last, no slots.
+
+    rotary  how a query is turned by a distance: a `Rotary`, or `unmoved`
+    """
+
+    def __init__(
+        self,
+        rotary: Callable[[Tensor, int], Tensor],
+        scaling: float,
+        softcap: float | None = None,
+    ) -> None:
+        self.rotary, self.scaling, self.softcap = rotary, scaling, softcap
+        self.tokens: list[tuple[Tensor, Tensor] | None] = []
+
+    def edit(self, start: int, stop: int, count: int) -> None:
+        """Put tokens that have not been computed in the place of some."""
+        self.tokens[start:stop] = [None] * count
+
+    def read(self, indices: Sequence[int], query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Compute some tokens, ascending, and return what they read, [heads, query, dim] float64.
+
+        query, key, value  [heads or key heads, query, dim], not rotated
+        """
+        for row, index in enumerate(indices):
+            self.tokens[index] = key[:, row].double(), value[:, row].double()
+        output = torch.zeros_like(query, dtype=torch.float64)
+        group = query.shape[0] // key.shape[0]
+        for row, index in enumerate(indices):
+            seen = [token for token in self.tokens[: index + 1] if token is not None]
+            assert len(seen) == index + 1, "what stands before is computed before"
+            for head in range(query.shape[0]):
+                scores = []
+                for at, (keys, _) in enumerate(seen):
+                    turned = self.rotary(query[head, row].double(), index - at)
+                    product = turned @ keys[head // group] * self.scaling
+                    scores.append(float(cap_softly(product, self.softcap)))
+                output[head, row] = softmax_read(scores, [v[head // group] for _, v in seen])
+        return output
+
+
+def stale_tokens(history: Iterable[tuple[str, Sequence[int], Sequence[int]]]) -> list[int]:
+    """Return which tokens of a text are not what computing all of it now would make them.
+
+    history  what was done: ("put", [start, stop], ids) and ("compute", indices, [])
+
+    What a token says is its id, and what all before it said when it was computed: spelled out.
+    """
+    ids, says = list[int](), list[object]()
+    for what, where, new in history:
+        if what == "put":
+            ids[where[0] : where[1]] = new
+            says[where[0] : where[1]] = [None] * len(new)
+            continue
+        for index in where:
+            says[index] = (ids[index], hash(tuple(says[:index])))
+    right = list[object]()
+    for one in ids:
+        right.append((one, hash(tuple(right))))
+    pairs = enumerate(zip(says, right, strict=True))
+    return [index for index, (own, other) in pairs if own is not None and own != other]
