@@ -158,7 +158,9 @@ def asking(service: Service, session: EditSession, body: CompleteBody) -> Asked:
     kind = "chatcmpl" if document.chat else "cmpl"
     numbers = int(time.time()), maker.model, fingerprint(engine.info)
     job = body.job(head := Head(f"{kind}-{secrets.token_hex(12)}", *numbers))
-    job = job.but(deterministic=bool(body.deterministic))
+    cursor = _cursor(session, body)
+    told = document.prompt(cursor, fill=False)  # without what stands behind, as not every model is
+    job = job.but(prompts=(told,), deterministic=bool(body.deterministic))
 
     async def whole(prompt: Prompt) -> AsyncIterator[Chunk]:
         asked = job.but(prompts=(prompt,))
@@ -171,13 +173,13 @@ def asking(service: Service, session: EditSession, body: CompleteBody) -> Asked:
 
     written = ChatWriter if document.chat else CompletionWriter
     writer = written(scored=body.logprobs is not None, as_ids=bool(body.return_tokens_as_token_ids))
-    told = [dict(stage) for stage in maker.stages]
-    answering = Answering(Errand(body, job, Plan(()), head), writer, told, maker.warnings)
+    stages = [dict(stage) for stage in maker.stages]
+    answering = Answering(Errand(body, job, Plan(()), head), writer, stages, maker.warnings)
     after = None if body.deadline_ms is None else body.deadline_ms / 1000
     ask = Ask(
         version := session.versions.version,
         document,
-        _cursor(session, body),
+        cursor,
         job.sampling,
         whole,
         fill=body.fim == "auto",
