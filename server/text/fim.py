@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from kvedit.segments import Ids
 from server.errors import PlanError
 from server.prompt import File, FillOrder, FillPrompt
-from server.text.room import shares
+from server.text.room import shares, up
 from server.text.vocabulary import SPACE
 
 REPOSITORY, UNNAMED = "repository", "filename"  # where a format wants a name, and none is given
@@ -125,8 +125,8 @@ class Filler:
         goes_on = order == "spm"  # the answer follows the prefix, and so does what it begins with
         prefix = prompt.prefix + prompt.begun if goes_on else prompt.prefix
         most, step = self._limit * MOST_CHARACTERS, max(self._limit // STEPS, 1)
-        cut = max(len(prefix) - most, 0) // MOST_CHARACTERS, max(len(prompt.suffix) - most, 0)
-        [before] = tokenise([prefix[-most:]])
+        skip = up(max(len(prefix) - most, 0), step * MOST_CHARACTERS)
+        [before] = tokenise([prefix[skip:]])
         after = _bare(tokenise(self._led(prompt.suffix[:most])))
         begun = () if goes_on else _bare(tokenise(self._led(prompt.begun)))
         frame = self._frame(form, prompt, tokenise)
@@ -140,8 +140,10 @@ class Filler:
         fill = self._joined(form, order, text, after[: kept.suffix], begun)
         left_out = {
             "files": len(prompt.files) - len(files),
-            "prefix_tokens": len(before) - kept.prefix + cut[0],
-            "suffix_tokens": len(after) - kept.suffix + cut[1] // MOST_CHARACTERS,
+            "prefix_tokens": len(before) - kept.prefix + skip // MOST_CHARACTERS,
+            "suffix_tokens": len(after)
+            - kept.suffix
+            + len(prompt.suffix[most:]) // MOST_CHARACTERS,
         }
         return Filled(
             (*frame.head, *others, *frame.own, *fill),

@@ -35,15 +35,15 @@ def shares(prefix: int, suffix: int, free: int, step: int) -> Shares:
     """
     wanted = prefix + suffix
     if wanted <= free:
-        return Shares(prefix, suffix, max(free - _up(wanted, step), 0))
+        return Shares(prefix, suffix, max(free - up(wanted, step), 0))
     after = suffix
-    if suffix > (least := free // SUFFIX) and suffix > free - prefix:
-        room = max(least, free - prefix)
-        after = min(suffix, room - room % step if room > least else least)
-    cut = min(_up(max(prefix + after - free, 0), step), prefix)
+    least = free // SUFFIX
+    if suffix > (room := max(least, free - prefix)):
+        after = max(least, room - room % step)
+    cut = min(up(max(prefix + after - free, 0), step), prefix)
     return Shares(prefix - cut, after, 0)
 
 
-def _up(number: int, step: int) -> int:
+def up(number: int, step: int) -> int:
     """Return the next multiple of a step."""
     return -(-number // step) * step

@@ -14,7 +14,15 @@ from typing import Any
 
 from server.errors import PlanError
 from server.job import Sampling
-from server.prompt import ChatPrompt, Message, Part, Prompt, TextPrompt, TokenPrompt
+from server.prompt import (
+    ChatPrompt,
+    FillPrompt,
+    Message,
+    Part,
+    Prompt,
+    TextPrompt,
+    TokenPrompt,
+)
 
 DEFAULTS = Sampling()
 AS_THEY_ARE = (
@@ -76,6 +84,8 @@ class Dialect:
         if isinstance(prompt, TextPrompt):
             suffix = {} if prompt.suffix is None else {"suffix": prompt.suffix}
             return {"prompt": _joined(prompt.parts), **suffix}
+        if isinstance(prompt, FillPrompt):
+            return _filling(prompt)
         if prompt.tools:
             raise PlanError(
                 "tools cannot go to a remote model, since its calls of them could not be passed "
@@ -148,6 +158,20 @@ def response_format(grammar: str) -> dict[str, Any]:
     # strict, since this server promises to follow the schema
     described = {"name": "answer", "schema": schema, "strict": True}
     return {"type": "json_schema", "json_schema": described}
+
+
+def _filling(prompt: FillPrompt) -> dict[str, Any]:
+    """Return an editor's text; other files stand before it as comments and text, whole."""
+    if prompt.order is not None:
+        raise PlanError(
+            "fim must be left to a remote model, which writes its prompts itself, got "
+            f"{prompt.order}; leave it out",
+            param="fim",
+        )
+    files = "".join(f"# {file.name}\n{file.text}\n" for file in prompt.files)
+    name = f"# {prompt.name}\n" if prompt.name else ""
+    text = f"{files}{name}{prompt.prefix}{prompt.begun}"
+    return {"prompt": text, **({"suffix": prompt.suffix} if prompt.suffix else {})}
 
 
 def _message(message: Message) -> dict[str, Any]:
