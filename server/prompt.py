@@ -12,6 +12,8 @@ from typing import Any, Literal
 # that the answer continues.
 ChatAbility = Literal["system", "continued"]
 
+FillOrder = Literal["psm", "spm"]  # prefix or suffix first
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -69,10 +71,14 @@ class TokenPrompt:
 
 @dataclass(frozen=True)  # without slots, where what is found once is kept
 class TextPrompt:
-    """Text to continue; with `suffix`, text to fill in between (the model's own FIM tokens)."""
+    """Text to continue; with `suffix`, text to fill in between (the model's own FIM tokens).
+
+    order  of text and suffix; None = as the model was trained
+    """
 
     parts: Parts
     suffix: str | None = None
+    order: FillOrder | None = None
 
     @cached_property
     def sets(self) -> tuple[DocumentSet, ...]:
@@ -106,9 +112,6 @@ class ChatPrompt:
         changed = messages[found.message]
         messages[found.message] = replace(changed, parts=found.instead(changed.parts, part))
         return replace(self, messages=tuple(messages))
-
-
-FillOrder = Literal["psm", "spm"]  # prefix or suffix first
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,9 @@ from server.admission import Admission
 from server.engines.base import Engine
 from server.errors import EngineError, PlanError
 from server.judge.calibration import Calibration
+from server.pipeline.compose import Answers
 from server.protocol.common import Body, parse
+from server.sessions.implicit import Implicit
 from server.settings import Settings
 
 T = TypeVar("T")
@@ -31,6 +33,16 @@ class Service:
     engine: Engine
     admission: Admission
     calibration: Calibration = field(default_factory=partial(Calibration, None))
+    sequences: Implicit | None = None
+
+    def answerer(self, request: Request, *names: object) -> Answers:
+        """Return what answers a client's work: its sequences that stay, where there are any.
+
+        names  by which it tells apart what it works on, besides its key
+        """
+        if self.sequences is None:
+            return self.engine
+        return self.sequences.of((request.headers.get("authorization", ""), *names))
 
 
 def service(request: Request) -> Service:

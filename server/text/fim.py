@@ -103,7 +103,13 @@ class Filler:
         self._vocabulary: Mapping[str, int] = tokenizer.get_vocab()
         self._form = _form(tokenizer, self._vocabulary)
 
-    def between(self, prefix: str, suffix: str, tokenise: TokeniseAll) -> Filled:
+    def between(
+        self,
+        prefix: str,
+        suffix: str,
+        tokenise: TokeniseAll,
+        order: FillOrder | None = None,
+    ) -> Filled:
         """Return the prompt of an answer between two texts, all of it.
 
         tokenise  texts -> ids of each, without special tokens
@@ -112,7 +118,7 @@ class Filler:
         form = self._known()
         before, *rest = tokenise([prefix, *self._led(suffix)])
         after = _bare(rest)
-        ids = self._joined(form, _order(form, None), before, after, ())
+        ids = self._joined(form, _order(form, order), before, after, ())
         return Filled((*self._opening(), *ids), self._ends(form))
 
     def fill(self, prompt: FillPrompt, tokenise: TokeniseAll) -> Filled:
@@ -154,8 +160,8 @@ class Filler:
     def _known(self) -> Format:
         if self._form is None:
             raise PlanError(
-                "suffix must be left out for this model, got a tokenizer without fill-in-the-middle "
-                "tokens; use a model that was trained to fill in",
+                "suffix must be left out for this model, got a tokenizer without "
+                "fill-in-the-middle tokens; use a model that was trained to fill in",
                 param="suffix",
             )
         return self._form

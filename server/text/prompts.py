@@ -152,7 +152,7 @@ class Encoder:
             return Encoded(tokenise([text])[0], text)
         if prompt.suffix is None:
             return Encoded(tokenise([text], opening=True)[0], text)
-        return _filled(self._filler.between(text, prompt.suffix, tokenise), text)
+        return _filled(self._filler.between(text, prompt.suffix, tokenise, prompt.order), text)
 
     def _following(self, prompt: Prompt, tokenise: Tokenise) -> Encoded:
         if isinstance(prompt, TextPrompt) and prompt.suffix is None:

@@ -132,9 +132,9 @@ class Sequence:
             choice=choice.choice,
             ids=tuple(self._context.ids),
             room=choice.room,
-            vocabulary=row.shape[-1],
-            device=row.device,
+            like=row,
             matcher=choice.matcher,
+            ends=choice.ends,
         )
 
     def _score(self, row: Tensor, token_id: int) -> Scored:

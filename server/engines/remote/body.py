@@ -16,6 +16,7 @@ from server.errors import PlanError
 from server.job import Sampling
 from server.prompt import (
     ChatPrompt,
+    FillOrder,
     FillPrompt,
     Message,
     Part,
@@ -26,7 +27,7 @@ from server.prompt import (
 
 DEFAULTS = Sampling()
 AS_THEY_ARE = (
-    "top_p", "top_k", "min_p", "n", "seed", "presence_penalty", "frequency_penalty",
+    "top_p", "top_k", "min_p", "min_tokens", "n", "seed", "presence_penalty", "frequency_penalty",
     "repetition_penalty", "ignore_eos",
 )  # fmt: skip
 
@@ -82,8 +83,7 @@ class Dialect:
         if isinstance(prompt, TokenPrompt):
             return {"prompt": list(prompt.ids)}
         if isinstance(prompt, TextPrompt):
-            suffix = {} if prompt.suffix is None else {"suffix": prompt.suffix}
-            return {"prompt": _joined(prompt.parts), **suffix}
+            return _between(_joined(prompt.parts), prompt.suffix, prompt.order)
         if isinstance(prompt, FillPrompt):
             return _filling(prompt)
         if prompt.tools:
@@ -162,16 +162,23 @@ def response_format(grammar: str) -> dict[str, Any]:
 
 def _filling(prompt: FillPrompt) -> dict[str, Any]:
     """Return an editor's text; other files stand before it as comments and text, whole."""
-    if prompt.order is not None:
-        raise PlanError(
-            "fim must be left to a remote model, which writes its prompts itself, got "
-            f"{prompt.order}; leave it out",
-            param="fim",
-        )
     files = "".join(f"# {file.name}\n{file.text}\n" for file in prompt.files)
     name = f"# {prompt.name}\n" if prompt.name else ""
     text = f"{files}{name}{prompt.prefix}{prompt.begun}"
-    return {"prompt": text, **({"suffix": prompt.suffix} if prompt.suffix else {})}
+    return _between(text, prompt.suffix or None, prompt.order)
+
+
+def _between(text: str, suffix: str | None, order: FillOrder | None) -> dict[str, Any]:
+    """Return a text to continue, or to fill in where there is a suffix."""
+    if suffix is None:
+        return {"prompt": text}
+    if order is not None:
+        raise PlanError(
+            "fim must be left to a remote model, which writes its prompts itself, got "
+            f"{order}; leave it out",
+            param="fim",
+        )
+    return {"prompt": text, "suffix": suffix}
 
 
 def _message(message: Message) -> dict[str, Any]:
