@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 FinishReason = Literal["stop", "length"]
+LEFT_OUT = "left_out"  # the note of what a prompt to fill in had no room for, in numbers by name
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class Chunk:
     finish_reason  set in the last chunk of the choice
     usage          what the choice has used so far, always in its last chunk; usages of choices add
                    up, since the first choice of a prompt alone counts the prompt's tokens
-    notes          what the reading reports, by stage name; in the last chunk
+    notes          what the reading reports, by stage name, and `left_out`; in the last chunk
     """
 
     index: int

@@ -23,6 +23,7 @@ class Sampling:
     """How tokens are chosen; the defaults are OpenAI's, `None` means "not asked for".
 
     max_tokens   new tokens per choice; None = up to the context's end
+    min_tokens   no end of the answer before so many, except by a stop string
     temperature  0 = greedy
     logprobs     how many alternatives to report per token (0 = the chosen one alone); None = none
     echo         report the prompt too (its text, and its logprobs where `logprobs` is set)
@@ -32,6 +33,7 @@ class Sampling:
     """
 
     max_tokens: int | None = None
+    min_tokens: int = 0
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0

@@ -12,6 +12,8 @@ from typing import Any, Literal
 # that the answer continues.
 ChatAbility = Literal["system", "continued"]
 
+FillOrder = Literal["psm", "spm"]  # prefix or suffix first
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -69,10 +71,14 @@ class TokenPrompt:
 
 @dataclass(frozen=True)  # without slots, where what is found once is kept
 class TextPrompt:
-    """Text to continue; with `suffix`, text to fill in between (the model's own FIM tokens)."""
+    """Text to continue; with `suffix`, text to fill in between (the model's own FIM tokens).
+
+    order  of text and suffix; None = as the model was trained
+    """
 
     parts: Parts
     suffix: str | None = None
+    order: FillOrder | None = None
 
     @cached_property
     def sets(self) -> tuple[DocumentSet, ...]:
@@ -108,7 +114,43 @@ class ChatPrompt:
         return replace(self, messages=tuple(messages))
 
 
-Prompt = TokenPrompt | TextPrompt | ChatPrompt
+@dataclass(frozen=True, slots=True)
+class File:
+    """Another file of the repository, or a part of one."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class FillPrompt:
+    """An editor's text with a cursor in it; all of it is literal, whatever it spells.
+
+    prefix, suffix  the text before and behind
+    begun           what of the answer is there already: the rest of the line before the cursor
+    files           others that may help, the oldest first; those that do not fit are left out
+    name            of the file, if it is known
+    repository      its name, if it is known
+    order           None = as the model was trained
+    room            new tokens that there must be room for
+    """
+
+    prefix: str
+    suffix: str
+    begun: str = ""
+    files: tuple[File, ...] = ()
+    name: str = ""
+    repository: str = ""
+    order: FillOrder | None = None
+    room: int = 0
+
+    @property
+    def sets(self) -> tuple[DocumentSet, ...]:
+        """Return nothing: files are no set."""
+        return ()
+
+
+Prompt = TokenPrompt | TextPrompt | ChatPrompt | FillPrompt
 
 
 def _sets(messages: tuple[Parts, ...]) -> tuple[DocumentSet, ...]:

@@ -46,6 +46,12 @@ class Settings(BaseSettings):
     max_documents      documents or grouped parts in a request
     max_prompts        prompts in a completions request
     max_choices        prompts times `n`
+    fim_order          order of prompts to fill in, where a request asks for none: auto = as the
+                       model was trained; spm = the suffix first, so that typing only appends
+    fim_sessions       files of editors whose text stays read from one request to the next, so that
+                       edits alone are read (the stage `pie`); 0 = each request is read anew
+    fim_session_bytes  cache that these take in all
+    fim_idle_seconds   without a request, after which one is dropped
     batch_concurrency  requests of one batch judged at once
     max_batch_bytes    of a batch; a line is bounded like any other request, by max_body_bytes
     session_bytes      of all edit sessions, their texts and caches; the least used go first
@@ -89,6 +95,10 @@ class Settings(BaseSettings):
     max_documents: int = Field(1000, ge=1)
     max_prompts: int = Field(256, ge=1)
     max_choices: int = Field(1024, ge=1)
+    fim_order: Literal["auto", "psm", "spm"] = "auto"
+    fim_sessions: int = Field(16, ge=0)
+    fim_session_bytes: int = Field(2**30, ge=0)
+    fim_idle_seconds: float = Field(900.0, gt=0)
     batch_concurrency: int = Field(4, ge=1)
     max_batch_bytes: int = Field(2**30, ge=1024)
     session_bytes: int = Field(2**30, ge=2**20)

@@ -17,7 +17,9 @@ from server.admission import Admission
 from server.engines.base import Engine
 from server.errors import EngineError, PlanError
 from server.judge.calibration import Calibration
+from server.pipeline.compose import Answers
 from server.protocol.common import Body, parse
+from server.sessions.implicit import Implicit
 from server.sessions.sessions import Sessions
 from server.settings import Settings
 
@@ -34,6 +36,16 @@ class Service:
     admission: Admission
     calibration: Calibration = field(default_factory=partial(Calibration, None))
     sessions: Sessions = field(default_factory=partial(Sessions, 2**28, 2**24))
+    sequences: Implicit | None = None
+
+    def answerer(self, request: Request, *names: object) -> Answers:
+        """Return what answers a client's work: its sequences that stay, where there are any.
+
+        names  by which it tells apart what it works on, besides its key
+        """
+        if self.sequences is None:
+            return self.engine
+        return self.sequences.of((request.headers.get("authorization", ""), *names))
 
 
 def service(request: HTTPConnection) -> Service:

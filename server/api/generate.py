@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
@@ -19,17 +19,20 @@ from server.errand import Errand
 from server.errors import EngineError, EvenhandError, PlanError
 from server.job import Job, Reply
 from server.pipeline import compose
-from server.prompt import Prompt
+from server.prompt import FillPrompt, Prompt, TextPrompt
 from server.protocol import sse
 from server.protocol.chat import ChatBody
 from server.protocol.completions import CompletionBody
 from server.protocol.documents import check_count
+from server.protocol.fim import FimBody, left_out
+from server.protocol.infill import InfillBody
 from server.protocol.replies import Tally, Writer, evenhand, merged
 
 log = logging.getLogger("evenhand")
 
 Run = Callable[[Job], Awaitable[Reply]]
-TextBody = CompletionBody | ChatBody
+TextBody = CompletionBody | ChatBody | FimBody
+B = TypeVar("B", bound=CompletionBody | ChatBody | FimBody | InfillBody)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +57,16 @@ class Answering:
         """Return the reply's `evenhand` object."""
         notes = {**reply.notes, **tally.notes()}
         stages = self.errand.plan.wire() if self.stages is None else self.stages
-        return evenhand(stages, notes, [*self.errand.body.warnings, *self.warnings])
+        warnings = [*self.errand.body.warnings, *self.warnings, *left_out(notes)]
+        return evenhand(stages, notes, warnings)
 
 
 async def answer(request: Request, service: Service, body: TextBody, writer: Writer) -> Response:
     """Answer a request, whole or as a stream."""
-    answering = Answering(_errand(service, body), writer)
-    job, run = answering.errand.job, compose(answering.errand.plan, service.engine)
+    answering = Answering(errand_of(service, body), writer)
+    job = answering.errand.job
+    client = service.answerer(request, body.user, body.prompt_cache_key)
+    run = compose(answering.errand.plan, client)
     await service.engine.check(answering.errand.plan.asked(job).work)
     return await respond(request, service, answering, run)
 
@@ -76,7 +82,7 @@ async def respond(request: Request, service: Service, answering: Answering, run:
         reply = await until_disconnect(request, run(job))
         return EventStream(
             _events(answering, reply),
-            close=partial(_close, reply),
+            close=partial(close_reply, reply),
             admission=service.admission,
             place=place,
             silence=service.settings.keep_alive_seconds,
@@ -86,12 +92,12 @@ async def respond(request: Request, service: Service, answering: Answering, run:
         raise
 
 
-def _errand(service: Service, body: TextBody) -> Errand[TextBody]:
+def errand_of(service: Service, body: B) -> Errand[B]:
     """Check everything that can be checked before the request takes a place."""
 
     def ready(job: Job) -> Job:
         _check_counts(service, body, job.prompts)
-        return job
+        return job.but(prompts=_ordered(job.prompts, service.settings.fim_order))
 
     name, stages = resolve(service, body.model, body.stages)
     errand = Errand.of(body, service.engine, name, stages or [], ready)
@@ -100,7 +106,23 @@ def _errand(service: Service, body: TextBody) -> Errand[TextBody]:
     return replace(errand, job=errand.job.but(deterministic=alone))
 
 
-def _check_counts(service: Service, body: TextBody, prompts: tuple[Prompt, ...]) -> None:
+def _ordered(
+    prompts: tuple[Prompt, ...], order: Literal["auto", "psm", "spm"]
+) -> tuple[Prompt, ...]:
+    """Return prompts in the operator's order, where they are to be filled in and name none."""
+    if order == "auto":
+        return prompts
+    return tuple(
+        replace(prompt, order=order)
+        if isinstance(prompt, FillPrompt | TextPrompt) and prompt.order is None
+        else prompt
+        for prompt in prompts
+    )
+
+
+def _check_counts(
+    service: Service, body: TextBody | InfillBody, prompts: tuple[Prompt, ...]
+) -> None:
     settings = service.settings
     check_count(prompts, len(body.documents or ()), settings.max_documents)
     choices = len(prompts) * body.choices
@@ -121,7 +143,7 @@ def _check_counts(service: Service, body: TextBody, prompts: tuple[Prompt, ...])
 async def _whole(answering: Answering, run: Run) -> dict[str, Any]:
     """Run the job and return the whole reply."""
     reply, tally, chunks = await run(answering.errand.job), answering.tally(), []
-    async with _closing(reply) as stream:
+    async with closing(reply) as stream:
         async for chunk in stream:
             tally.add(chunk)
             chunks.append(chunk)
@@ -166,7 +188,7 @@ async def _pieces(answering: Answering, reply: Reply) -> AsyncGenerator[dict[str
     for index in range(tally.count):
         if (choice := writer.opening(index)) is not None:
             yield piece(choice)
-    async with _closing(reply) as stream:
+    async with closing(reply) as stream:
         async for chunk in stream:
             tally.add(chunk)
             if (choice := writer.piece(chunk)) is not None:
@@ -179,17 +201,18 @@ async def _pieces(answering: Answering, reply: Reply) -> AsyncGenerator[dict[str
 
 
 @asynccontextmanager
-async def _closing(reply: Reply) -> AsyncIterator[AsyncIterator[Chunk]]:
+async def closing(reply: Reply) -> AsyncIterator[AsyncIterator[Chunk]]:
     """Close the reply's chunks at the end, which stops the engine's work."""
     if reply.chunks is None:
         raise EngineError("stages must answer with text, got a reply without; this is a fault")
     try:
         yield reply.chunks
     finally:
-        await _close(reply)
+        await close_reply(reply)
 
 
-async def _close(reply: Reply) -> None:
+async def close_reply(reply: Reply) -> None:
+    """Stop the work behind a reply, which nobody reads any more."""
     close = getattr(reply.chunks, "aclose", None)
     if close is not None:
         await close()

@@ -13,7 +13,7 @@ from server.chunk import Chunk, FinishReason, Scored, Usage
 from server.engines.base import Ability, Edit, Fidelity, ModelInfo, Session
 from server.errors import EngineError, PlanError
 from server.job import ReadingSpec, Sampling, Work
-from server.prompt import ChatAbility, ChatPrompt, Part, Prompt, TextPrompt
+from server.prompt import ChatAbility, ChatPrompt, FillPrompt, Part, Prompt, TextPrompt
 
 ANSWER = re.compile(
     r"^(?:Answer ([A-Z\d])|([A-Z][a-z]+) answer)(?:, part \d+)?: "
@@ -198,6 +198,8 @@ def written(prompt: Prompt) -> str:
         return "\n".join("".join(part.text for part in each.parts) for each in prompt.messages)
     if isinstance(prompt, TextPrompt):
         return "".join(part.text for part in prompt.parts)
+    if isinstance(prompt, FillPrompt):
+        return prompt.prefix + prompt.begun
     return " ".join(str(token) for token in prompt.ids)
 
 

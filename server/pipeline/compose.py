@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Protocol
 
-from server.engines.base import Engine
-from server.job import Job, Reply
+from server.chunk import Chunk
+from server.job import Job, Reply, Work
 from server.pipeline.plan import Plan
 from server.stages.base import Proceed, Stage
 
 
-def compose(plan: Plan, engine: Engine) -> Proceed:
+class Answers(Protocol):
+    """An engine, or what answers with one."""
+
+    async def generate(self, work: Work) -> AsyncIterator[Chunk]:
+        """Start work (see `server.engines.base.Engine`)."""
+        ...
+
+
+def compose(plan: Plan, engine: Answers) -> Proceed:
     """Fold the plan around the engine, for one request."""
 
     async def generate(job: Job) -> Reply:

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, PlainValidator
 
 from server.errors import PlanError
 from server.job import Job, Sampling
-from server.prompt import Part, Prompt, TextPrompt, TokenPrompt
+from server.prompt import FillOrder, Part, Prompt, TextPrompt, TokenPrompt
 from server.protocol.common import shown
 from server.protocol.documents import inserted
 from server.protocol.generation import MOST_ALTERNATIVES, Generation
@@ -52,6 +52,7 @@ class CompletionBody(Generation):
 
     prompt: Annotated[list[str] | list[Ids], PlainValidator(_prompts)]
     suffix: str | None = None
+    fim: FillOrder | None = None
     echo: bool | None = None
     best_of: int | None = None
     logprobs: Annotated[
@@ -77,7 +78,9 @@ class CompletionBody(Generation):
         for prompt in self.prompt:
             if isinstance(prompt, str):
                 parts = (Part(prompt),)
-                made.append(TextPrompt(inserted(parts, documents) if documents else parts, suffix))
+                made.append(
+                    TextPrompt(inserted(parts, documents) if documents else parts, suffix, self.fim)
+                )
                 continue
             for field, given in (("documents", documents), ("suffix", suffix)):
                 if given:

@@ -32,7 +32,7 @@ def _biases(value: object) -> object:
     return biases
 
 
-def _stops(value: object) -> tuple[str, ...]:
+def stops(value: object) -> tuple[str, ...]:
     """Read a stop string, a list of them, or null; an empty one means "off"."""
     given = [value] if isinstance(value, str) else [] if value is None else value
     if not isinstance(given, list) or not all(isinstance(stop, str) for stop in given):
@@ -65,12 +65,13 @@ class Generation(Body):
     stages: list[Any] | None = None
     documents: list[Document] | None = None
     max_tokens: int | None = Field(None, ge=0, lt=2**31)
+    min_tokens: int | None = Field(None, ge=0, lt=2**31)
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=-1, lt=2**31)
     min_p: float | None = Field(None, ge=0, le=1)
     n: int | None = Field(None, ge=1, le=MOST_CHOICES)
-    stop: Annotated[tuple[str, ...], PlainValidator(_stops)] = ()
+    stop: Annotated[tuple[str, ...], PlainValidator(stops)] = ()
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
@@ -83,6 +84,7 @@ class Generation(Body):
     return_tokens_as_token_ids: bool | None = None
     response_format: dict[str, Any] | None = None
     user: str | None = None
+    prompt_cache_key: str | None = None
 
     @property
     def choices(self) -> int:
@@ -92,11 +94,27 @@ class Generation(Body):
     def refuse(self) -> None:
         """Raise PlanError for what this server cannot do."""
         grammar(self.response_format)
+        self._refuse_least()
         if self.stream_options is not None and not self.stream:
             raise PlanError(
                 "stream_options must come with stream: true, got it without; "
                 "set stream or leave stream_options out",
                 param="stream_options",
+            )
+
+    def _refuse_least(self) -> None:
+        """Raise PlanError for a least length that cannot be had."""
+        least, most = self.min_tokens or 0, self.max_tokens
+        if most is not None and least > most:
+            raise PlanError(
+                f"min_tokens must be at most max_tokens, got {least} and {most}; correct one",
+                param="min_tokens",
+            )
+        if least and self.response_format is not None:
+            raise PlanError(
+                "min_tokens cannot go with response_format, which says where an answer ends, got "
+                "both; leave one of them out",
+                param="min_tokens",
             )
 
     def sampling(self, **changes: Any) -> Sampling:
@@ -106,6 +124,7 @@ class Generation(Body):
             "top_p": self.top_p,
             "top_k": None if self.top_k is None else max(self.top_k, 0),
             "min_p": self.min_p,
+            "min_tokens": self.min_tokens,
             "presence_penalty": self.presence_penalty,
             "frequency_penalty": self.frequency_penalty,
             "repetition_penalty": self.repetition_penalty,
@@ -114,4 +133,5 @@ class Generation(Body):
             "grammar": grammar(self.response_format),
         }
         asked = {name: value for name, value in given.items() if value is not None}
-        return Sampling(n=self.choices, stop=self.stop, seed=self.seed, **{**asked, **changes})
+        same = {"n": self.choices, "stop": self.stop, "seed": self.seed}
+        return Sampling(**{**same, **asked, **changes})

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from kvedit.segments import Ids
 from server.errors import EngineError, PlanError
-from server.text.literal import MARK, check_shown_once
+from server.text.literal import MARK, check_shown_once, new_mark
 from server.text.vocabulary import BYTE_TOKEN, SPACE
 
 
@@ -82,6 +82,15 @@ class ControlTokens:
         """Return how often each control token stands there, the unknown token apart."""
         names = (self._names.get(token_id) for token_id in ids)
         return Counter(name for name in names if name is not None and name != self._unknown)
+
+    def literal(self, texts: Sequence[str]) -> list[Ids]:
+        """Tokenise each text on its own, all of it literal."""
+        found = tokenised(self._tokenizer, texts)
+        for place, (text, ids) in enumerate(zip(texts, found, strict=True)):
+            if self.count(ids) or (self._unknown and self._unknown in text):
+                mark = new_mark()
+                [found[place]] = self.spelled([mark], literals={mark: text})
+        return found
 
     def spelled(
         self, texts: Sequence[str], *, opening: bool = False, literals: Mapping[str, str]

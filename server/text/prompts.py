@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
@@ -13,11 +13,19 @@ from transformers import PreTrainedTokenizerBase
 from kvedit.segments import Ids, Segments
 from server.errors import PlanError
 from server.job import Cut
-from server.prompt import ChatPrompt, DocumentSet, Part, Prompt, TextPrompt, TokenPrompt
+from server.prompt import (
+    ChatPrompt,
+    DocumentSet,
+    FillPrompt,
+    Part,
+    Prompt,
+    TextPrompt,
+    TokenPrompt,
+)
 from server.text.chat import joined, rendered
 from server.text.control import ControlTokens, tokenised
+from server.text.fim import Filled, Filler
 from server.text.literal import hidden, new_mark, shown
-from server.text.middle import middle
 from server.text.vocabulary import Vocabulary
 
 KNOWN = 256  # prompts whose control tokens are remembered
@@ -38,11 +46,15 @@ class Encoded:
     ids       the whole prompt, in physical order
     text      the prompt as text, for `echo`
     segments  its parts under a reading, in canonical order
+    ends      ids that end its answer, besides those that end every one
+    left_out  what of it the context had no room for, in numbers
     """
 
     ids: Ids
     text: str
     segments: Segments | None = None
+    ends: frozenset[int] = frozenset()
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 class Encoder:
@@ -58,6 +70,7 @@ class Encoder:
         self._vocabulary = vocabulary
         self._limit = limit
         self._control = ControlTokens(tokenizer)
+        self._filler = Filler(tokenizer, limit)
         self._known: dict[str, Counter[str]] = {}
         self._checked: deque[tuple[Prompt, Cut, Encoded]] = deque(maxlen=CHECKED)
 
@@ -136,14 +149,15 @@ class Encoder:
         if isinstance(prompt, TokenPrompt):
             self._check_ids(prompt.ids)
             return Encoded(prompt.ids, self._decode(prompt.ids))
+        if isinstance(prompt, FillPrompt):
+            text = prompt.prefix + prompt.begun
+            return _filled(self._filler.fill(prompt, self._control.literal), text)
         text = self._text(prompt)
         if isinstance(prompt, ChatPrompt):
             return Encoded(tokenise([text])[0], text)
         if prompt.suffix is None:
             return Encoded(tokenise([text], opening=True)[0], text)
-        texts = [text, prompt.suffix]
-        ids = dict(zip(texts, tokenise(texts), strict=True))
-        return Encoded(middle(self._tokenizer, ids.__getitem__, *texts), text)
+        return _filled(self._filler.between(text, prompt.suffix, tokenise, prompt.order), text)
 
     def _following(self, prompt: Prompt, tokenise: Tokenise) -> Encoded:
         if isinstance(prompt, TextPrompt) and prompt.suffix is None:
@@ -157,7 +171,9 @@ class Encoder:
             raise PlanError(
                 "prompt must be text under a reading stage, got token ids; send text, `documents`"
             )
-        if isinstance(prompt, TextPrompt) and prompt.suffix is not None:
+        if isinstance(prompt, FillPrompt) or (
+            isinstance(prompt, TextPrompt) and prompt.suffix is not None
+        ):
             raise PlanError(
                 "suffix cannot go with a reading stage, got both; leave one of them out",
                 param="suffix",
@@ -204,6 +220,10 @@ class Encoder:
                 "with this model's tokenizer",
                 param="prompt",
             )
+
+
+def _filled(filled: Filled, text: str) -> Encoded:
+    return Encoded(filled.ids, text, ends=filled.ends, left_out=filled.left_out)
 
 
 def overflow(limit: int, prompt: int | str, new: int | None = None) -> PlanError:

@@ -125,7 +125,7 @@ class Preparation:
         """Return an answer to what a context holds."""
         sampling = choice.sampling
         room = self.room(len(context.ids), sampling.max_tokens)
-        ends = frozenset() if sampling.ignore_eos else self.ends
+        ends = frozenset() if sampling.ignore_eos else self.ends | choice.prompt.ends
         return Sequence(replace(choice, room=room, ends=ends), context, self.vocabulary)
 
     def _matchers(self, sampling: Sampling) -> list[LLMatcher | None]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
+    MinNewTokensLengthLogitsProcessor,
     MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
@@ -63,12 +64,14 @@ def processors(
     vocabulary: int,
     device: torch.device,
     matcher: LLMatcher | None = None,
+    ends: frozenset[int] = frozenset(),
 ) -> LogitsProcessorList:
     """Return what changes the logits before a token is taken, in the order of transformers.
 
     prompt      length of the prompt, tokens
     vocabulary  width of the logits
     matcher     at the start of the grammar that the answer must follow, or None
+    ends        ids that end the answer
     raises      ValueError  if a number is out of its range
     """
     chain = LogitsProcessorList()
@@ -78,8 +81,7 @@ def processors(
         chain.append(RepetitionPenaltyLogitsProcessor(float(sampling.repetition_penalty)))
     if sampling.frequency_penalty or sampling.presence_penalty:
         chain.append(UsePenalty(sampling.frequency_penalty, sampling.presence_penalty, prompt))
-    if matcher is not None:
-        chain.append(Allowed(matcher, prompt))
+    chain += _held_to(sampling, prompt, device, matcher, ends)
     if sampling.temperature == 0:
         return chain
     if sampling.temperature != 1.0:
@@ -93,12 +95,30 @@ def processors(
     return chain
 
 
+def _held_to(
+    sampling: Sampling,
+    prompt: int,
+    device: torch.device,
+    matcher: LLMatcher | None,
+    ends: frozenset[int],
+) -> list[LogitsProcessor]:
+    """Return what forbids tokens: the end of an answer that is too short, what breaks a grammar."""
+    held: list[LogitsProcessor] = []
+    if sampling.min_tokens and ends:
+        least = sampling.min_tokens
+        held.append(MinNewTokensLengthLogitsProcessor(prompt, least, sorted(ends), str(device)))
+    if matcher is not None:
+        held.append(Allowed(matcher, prompt))
+    return held
+
+
 class Sampler:
     """Takes the tokens of one choice.
 
     choice  place among the choices of its prompt: with a seed, choice j draws from `seed + j`
     ids     the prompt
     room    most new tokens that will be taken
+    like    [1, vocab] logits, for their width and device
     """
 
     def __init__(
@@ -108,11 +128,12 @@ class Sampler:
         choice: int,
         ids: tuple[int, ...],
         room: int,
-        vocabulary: int,
-        device: torch.device,
+        like: Tensor,
         matcher: LLMatcher | None = None,
+        ends: frozenset[int] = frozenset(),
     ) -> None:
-        self._chain = processors(sampling, len(ids), vocabulary, device, matcher)
+        device = like.device
+        self._chain = processors(sampling, len(ids), like.shape[-1], device, matcher, ends)
         self._generator = (
             None if sampling.temperature == 0 else _generator(sampling, choice, device)
         )

@@ -5,6 +5,7 @@ A step is either `step`, alone, or somebody else's forward of `pending` and then
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from llguidance import LLMatcher
 from torch import Tensor
 
 from kvedit.reading import Reading
-from server.chunk import Chunk, FinishReason, Scored, Usage
+from server.chunk import LEFT_OUT, Chunk, FinishReason, Scored, Usage
 from server.engines.hf.context import Context
 from server.engines.hf.sampling import Sampler
 from server.engines.hf.scores import Scorer
@@ -131,9 +132,9 @@ class Sequence:
             choice=choice.choice,
             ids=tuple(self._context.ids),
             room=choice.room,
-            vocabulary=row.shape[-1],
-            device=row.device,
+            like=row,
             matcher=choice.matcher,
+            ends=choice.ends,
         )
 
     def _score(self, row: Tensor, token_id: int) -> Scored:
@@ -166,8 +167,14 @@ class Sequence:
             text,
             finish_reason=reason if stopped is None else "stop",
             stop_reason=stopped,
-            notes=self._context.forward.report(),
+            notes=self._notes(),
         )
+
+    def _notes(self) -> Mapping[str, Any]:
+        """Return what the reading reports, and what the prompt left out."""
+        left_out = self._choice.prompt.left_out
+        notes = self._context.forward.report()
+        return {**notes, LEFT_OUT: dict(left_out)} if left_out else notes
 
     def _chunk(self, text: str, **last: Any) -> Chunk:
         tokens, self._tokens = tuple(self._tokens), []

@@ -14,11 +14,20 @@ from typing import Any
 
 from server.errors import PlanError
 from server.job import Sampling
-from server.prompt import ChatPrompt, Message, Part, Prompt, TextPrompt, TokenPrompt
+from server.prompt import (
+    ChatPrompt,
+    FillOrder,
+    FillPrompt,
+    Message,
+    Part,
+    Prompt,
+    TextPrompt,
+    TokenPrompt,
+)
 
 DEFAULTS = Sampling()
 AS_THEY_ARE = (
-    "top_p", "top_k", "min_p", "n", "seed", "presence_penalty", "frequency_penalty",
+    "top_p", "top_k", "min_p", "min_tokens", "n", "seed", "presence_penalty", "frequency_penalty",
     "repetition_penalty", "ignore_eos",
 )  # fmt: skip
 
@@ -74,8 +83,9 @@ class Dialect:
         if isinstance(prompt, TokenPrompt):
             return {"prompt": list(prompt.ids)}
         if isinstance(prompt, TextPrompt):
-            suffix = {} if prompt.suffix is None else {"suffix": prompt.suffix}
-            return {"prompt": _joined(prompt.parts), **suffix}
+            return _between(_joined(prompt.parts), prompt.suffix, prompt.order)
+        if isinstance(prompt, FillPrompt):
+            return _filling(prompt)
         if prompt.tools:
             raise PlanError(
                 "tools cannot go to a remote model, since its calls of them could not be passed "
@@ -148,6 +158,27 @@ def response_format(grammar: str) -> dict[str, Any]:
     # strict, since this server promises to follow the schema
     described = {"name": "answer", "schema": schema, "strict": True}
     return {"type": "json_schema", "json_schema": described}
+
+
+def _filling(prompt: FillPrompt) -> dict[str, Any]:
+    """Return an editor's text; other files stand before it as comments and text, whole."""
+    files = "".join(f"# {file.name}\n{file.text}\n" for file in prompt.files)
+    name = f"# {prompt.name}\n" if prompt.name else ""
+    text = f"{files}{name}{prompt.prefix}{prompt.begun}"
+    return _between(text, prompt.suffix or None, prompt.order)
+
+
+def _between(text: str, suffix: str | None, order: FillOrder | None) -> dict[str, Any]:
+    """Return a text to continue, or to fill in where there is a suffix."""
+    if suffix is None:
+        return {"prompt": text}
+    if order is not None:
+        raise PlanError(
+            "fim must be left to a remote model, which writes its prompts itself, got "
+            f"{order}; leave it out",
+            param="fim",
+        )
+    return {"prompt": text, "suffix": suffix}
 
 
 def _message(message: Message) -> dict[str, Any]:

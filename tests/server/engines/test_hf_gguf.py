@@ -32,7 +32,7 @@ from server.engines.hf.gguf.tokens import ends_of, tokenizer_of
 from server.engines.hf.loading import ends, read_model
 from server.engines.hf.placement import Placement
 from server.errors import EngineError
-from server.text.middle import middle
+from server.text.fim import Filler
 
 TEXTS = (
     "The quick brown fox, isn't it? 12345 and  678\n\n  x\ty",
@@ -251,7 +251,8 @@ def test_the_middle_is_filled_in_by_the_tokens_that_the_file_names(
     def ids(text: str) -> tuple[int, ...]:
         return tuple(read(text, add_special_tokens=False)["input_ids"])
 
-    assert middle(read, ids, "A", "B") == (0, 20, *ids("A"), 21, *ids("B"), 30)
+    between = Filler(read, 256).between("A", "B", lambda texts: [*map(ids, texts)])
+    assert between.ids == (0, 20, *ids("A"), 21, *ids("B"), 30)
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {

@@ -68,9 +68,7 @@ def test_the_chain_has_what_was_asked_for_and_no_more() -> None:
 
 
 def test_a_sampler_without_processors_keeps_no_ids() -> None:
-    sampler = Sampler(
-        Sampling(temperature=0), choice=0, ids=(1, 2), room=3, vocabulary=4,
-        device=torch.device("cpu"),
-    )  # fmt: skip
+    like = torch.zeros(1, 4)
+    sampler = Sampler(Sampling(temperature=0), choice=0, ids=(1, 2), room=3, like=like)
     assert sampler.pick(torch.tensor([[0.0, 2.0, 1.0, 0.0]])).tolist() == [[1]]
     assert not hasattr(sampler, "_ids")

@@ -14,7 +14,7 @@ from llguidance import LLMatcher
 from server.engines.remote.body import Dialect, response_format
 from server.errors import PlanError
 from server.job import Sampling
-from server.prompt import ChatPrompt, Message, Part, TextPrompt, TokenPrompt
+from server.prompt import ChatPrompt, File, FillPrompt, Message, Part, TextPrompt, TokenPrompt
 from server.protocol.answer_format import grammar
 
 DIALECT = Dialect("theirs", alternatives=20)
@@ -35,6 +35,7 @@ NAMED: dict[
 }
 CHANGED: dict[str, Any] = {
     "max_tokens": 0,
+    "min_tokens": 2,
     "temperature": 0.0,
     "top_p": 0.5,
     "top_k": 4,
@@ -75,6 +76,16 @@ def test_text_ids_and_what_is_to_be_filled_in() -> None:
     assert (text.path, text.body["prompt"], text.body["suffix"]) == ("/completions", "ab", "c")
     assert text.body["logprobs"] == 0
     assert DIALECT.ask(TokenPrompt((1, 2)), Sampling()).body["prompt"] == [1, 2]
+
+
+def test_an_editors_text_goes_with_its_files_before_it() -> None:
+    prompt = FillPrompt("b\n", "d", "c", (File("x.py", "X = 1"),), "y.py")
+    body = DIALECT.ask(prompt, Sampling()).body
+    assert (body["prompt"], body["suffix"]) == ("# x.py\nX = 1\n# y.py\nb\nc", "d")
+    assert "suffix" not in DIALECT.ask(FillPrompt("a", ""), Sampling()).body
+    for ordered in (replace(prompt, order="spm"), TextPrompt((Part("a"),), "b", "spm")):
+        with pytest.raises(PlanError, match="fim must be left to a remote model"):
+            DIALECT.ask(ordered, Sampling())
 
 
 @given(st.sets(st.sampled_from([field.name for field in fields(Sampling)])))
