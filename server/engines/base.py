@@ -47,12 +47,50 @@ class ModelInfo:
     template: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """What became of a sequence when its prompt was edited, in tokens.
+
+    reused          before the first change, where they were
+    moved           kept behind it, at their new places
+    recomputed      new ones, and old ones that are computed again
+    stale_fraction  of all its tokens, those computed with another text before them than stands
+                    there now
+    """
+
+    reused: int
+    moved: int
+    recomputed: int
+    stale_fraction: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Fidelity:
+    """How near an edited sequence is to one that is read anew, at its last token.
+
+    kl              of the next token's distributions, read anew against edited, in nats
+    top1            whether both name the same token
+    stale_fraction  as in `Edit`, of the edited sequence
+    edits           since everything in it was exact
+    """
+
+    kl: float
+    top1: bool
+    stale_fraction: float = 0.0
+    edits: int = 0
+
+
 class Session(Protocol):
     """A sequence that stays: it is fed, answers, is fed again, and reads nothing twice."""
 
     @property
     def length(self) -> int:
         """Return how many tokens it has, those included that it has still to read."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes that its cache takes."""
         ...
 
     async def feed(self, prompt: Prompt) -> int:
@@ -64,8 +102,27 @@ class Session(Protocol):
         """
         ...
 
+    async def edit(self, prompt: Prompt, *, exact: bool = False) -> Edit:
+        """Make it another prompt, and keep what may stay; an empty one is fed the prompt.
+
+        What it answered since is part of what it has: where the prompt says the same, it stays.
+
+        exact   nothing stale is left: all that was computed with another text before it is
+                computed again
+        raises  PlanError    as `feed`; then it is as before
+                EngineError  as `generate`
+        """
+        ...
+
+    async def fidelity(self, prompt: Prompt) -> Fidelity:
+        """Edit it to a prompt, and compare it with one that is read anew.
+
+        raises  as `edit`
+        """
+        ...
+
     async def generate(self, sampling: Sampling) -> AsyncIterator[Chunk]:
-        """Answer after what was fed; the answer's tokens then belong to the sequence.
+        """Answer after what was fed, or edited; the answer's tokens then belong to the sequence.
 
         raises  PlanError    if it cannot; nothing has run then
                 EngineError  if the engine has stopped, or this sequence has failed before

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from math import exp, fsum, log
 
 from server.chunk import Chunk, FinishReason, Scored, Usage
-from server.engines.base import Ability, ModelInfo, Session
+from server.engines.base import Ability, Edit, Fidelity, ModelInfo, Session
 from server.errors import EngineError, PlanError
 from server.job import ReadingSpec, Sampling, Work
-from server.prompt import ChatAbility, ChatPrompt, Prompt, TextPrompt
+from server.prompt import ChatAbility, ChatPrompt, Part, Prompt, TextPrompt
 
 ANSWER = re.compile(
     r"^(?:Answer ([A-Z\d])|([A-Z][a-z]+) answer)(?:, part \d+)?: "
@@ -67,10 +68,13 @@ class Scripted:
         """Refuse nothing: a script answers everything."""
 
     async def open(self, reading: ReadingSpec | None = None) -> Session:
-        """Raise PlanError: a script remembers nothing."""
-        raise PlanError("engine must keep sequences for a session, got a script; use a model")
+        """Return an empty sequence (PlanError if it does not say that it reads so)."""
+        reason = None if reading is None else self.refusal(reading)
+        if reason is not None:
+            raise PlanError(f"engine must be one that reads so, got a script: {reason}")
+        return ScriptedSession(self, reading)
 
-    async def generate(self, work: Work) -> AsyncIterator[Chunk]:
+    async def generate(self, work: Work) -> AsyncGenerator[Chunk, None]:
         """Return the stream of all choices, one chunk a word (EngineError once closed)."""
         if not self.alive:
             raise EngineError("engine must be open, got work after it was closed; start another")
@@ -81,7 +85,7 @@ class Scripted:
         """Take no more work."""
         self.alive = False
 
-    async def _stream(self, work: Work) -> AsyncIterator[Chunk]:
+    async def _stream(self, work: Work) -> AsyncGenerator[Chunk, None]:
         self.running += 1
         try:
             for index in range(len(work.prompts) * work.sampling.n):
@@ -114,6 +118,78 @@ class Scripted:
         reason: FinishReason = "length" if cut else "stop"
         end = Chunk(index, labels=None if words else labels, usage=usage, finish_reason=reason)
         return [*chunks, end]
+
+
+class ScriptedSession:
+    """A text that stays before a script (see `server.engines.base.Session`); a token is a word.
+
+    A script reads the whole text for each answer, so an edited one is exact; what a model would
+    call stale, the words that moved, is counted all the same.
+    """
+
+    def __init__(self, engine: Scripted, reading: ReadingSpec | None) -> None:
+        self._engine = engine
+        self._reading = reading
+        self._prompt: Prompt = TextPrompt(())
+        self._words: list[str] = []
+        self._stale = 0
+        self._edits = 0
+
+    @property
+    def length(self) -> int:
+        """Return how many words it has."""
+        return len(self._words)
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes of its words."""
+        return sum(len(word.encode()) for word in self._words)
+
+    async def feed(self, prompt: Prompt) -> int:
+        """Add a prompt at the end."""
+        before = len(self._words)
+        whole = f"{' '.join(self._words)} {written(prompt)}" if before else written(prompt)
+        self._prompt, self._words = TextPrompt((Part(whole),)), whole.split()
+        return len(self._words) - before
+
+    async def edit(self, prompt: Prompt, *, exact: bool = False) -> Edit:
+        """Become another prompt; the words before and behind the change stay."""
+        old, new = self._words, written(prompt).split()
+        reused = _alike(old, new)
+        moved = 0 if exact else _alike(old[reused:][::-1], new[reused:][::-1])
+        self._prompt, self._words = prompt, new
+        self._stale = 0 if exact else max(moved, min(self._stale, len(new)))
+        self._edits = 0 if exact else self._edits + bool(old and old != new)
+        stale = self._stale / max(len(new), 1)
+        return Edit(reused, moved, len(new) - reused - moved, stale)
+
+    async def fidelity(self, prompt: Prompt) -> Fidelity:
+        """Edit it; a script says the same to it as to a new text."""
+        edit = await self.edit(prompt)
+        return Fidelity(0.0, True, edit.stale_fraction, self._edits)
+
+    async def generate(self, sampling: Sampling) -> AsyncIterator[Chunk]:
+        """Answer after what it has; the answer's words then belong to it."""
+        work = Work((self._prompt,), sampling, self._reading)
+        return self._answer(await self._engine.generate(work))
+
+    async def close(self) -> None:
+        """Forget the text."""
+        self._prompt, self._words = TextPrompt(()), []
+
+    async def _answer(self, stream: AsyncGenerator[Chunk, None]) -> AsyncIterator[Chunk]:
+        async with aclosing(stream):
+            async for chunk in stream:
+                self._words += chunk.text.split()
+                yield chunk
+
+
+def _alike(one: Sequence[str], other: Sequence[str]) -> int:
+    """Return how many words both begin with."""
+    pairs = zip(one, other, strict=False)
+    return next(
+        (at for at, (left, right) in enumerate(pairs) if left != right), min(map(len, (one, other)))
+    )
 
 
 def written(prompt: Prompt) -> str:
