@@ -55,7 +55,7 @@ class Asker:
         """
         if mirror is not None and self.backend.keeps_documents:
             try:
-                pieces = mirror.pieces(len(place.before), await self._body(shape))
+                pieces = mirror.pieces(len(place.before), self._body(shape))
                 return await _collected(pieces, place, shape)
             except Refused as refused:
                 if self.backend.keeps_documents and refused.code != "context_length_exceeded":
@@ -65,8 +65,10 @@ class Asker:
     async def _around(self, place: Place, shape: Shape) -> str:
         """Ask with the text around the cursor, less of it where the model's context is short."""
         while True:
-            before, after = _window(place, self._context)
-            body = await self._body(shape) | {"prompt": before}
+            before, after = window(place, self._context)
+            body = self._body(shape) | {"prompt": before}
+            if (model := await self.backend.model()) is not None:
+                body["model"] = model
             if self._fills and after.strip():
                 body["suffix"] = after
             pieces = self.backend.pieces("/v1/completions", body)
@@ -80,11 +82,11 @@ class Asker:
                 else:
                     raise
 
-    async def _body(self, shape: Shape) -> dict[str, Any]:
-        model, options = await self.backend.model(), self.backend.options
-        body: dict[str, Any] = {"max_tokens": options.max_tokens, "temperature": 0}
-        if model is not None:
-            body["model"] = model
+    def _body(self, shape: Shape) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "max_tokens": self.backend.options.max_tokens,
+            "temperature": 0,
+        }
         if not shape.lines:
             body["stop"] = ["\n"]
         return body
@@ -105,7 +107,7 @@ async def _collected(pieces: AsyncGenerator[Piece], place: Place, shape: Shape) 
     return LINE_END.sub("\r\n", found) if "\r\n" in place.before + place.after else found
 
 
-def _window(place: Place, characters: int) -> tuple[str, str]:
+def window(place: Place, characters: int) -> tuple[str, str]:
     """Return the text around a cursor; what one side does not need, the other may have."""
     ahead = min(
         len(place.after), max(int(characters * (1 - BEFORE)), characters - len(place.before))

@@ -37,9 +37,10 @@ class Mirror:
 
         raises  Refused
         """
-        asked = {**body, "offset": offset, "encoding": ENCODING}
         for last in (False, True):
             path = f"{SESSIONS}/{await self._settled()}"
+            place = {"offset": offset, "encoding": ENCODING, "version": self._version}
+            asked = {**body, **place}
             try:
                 async with aclosing(self._backend.pieces(f"{path}/complete", asked)) as coming:
                     async for piece in coming:
