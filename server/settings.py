@@ -16,6 +16,7 @@ from server.reference import refer
 
 Listed = NoDecode  # `a,b` in the environment, not JSON
 PREFIX = "EVENHAND_"  # of a variable that is ours, in either case
+ELSEWHERE = {"EVENHAND_LSP_KEY"}  # what other commands read
 
 
 class Settings(BaseSettings):
@@ -110,7 +111,8 @@ class Settings(BaseSettings):
     @classmethod
     def _refuse(cls, given: object) -> object:
         """Refuse what would else be ignored in silence: the server would run without it."""
-        ours = [name for name in map(str.upper, os.environ) if name.startswith(PREFIX)]
+        given_here = set(map(str.upper, os.environ)) - ELSEWHERE
+        ours = [name for name in given_here if name.startswith(PREFIX)]
         known = [name.upper() for name in cls.model_fields]
         _check_names("environment variable", PREFIX, [name[len(PREFIX) :] for name in ours], known)
         if isinstance(given, dict):

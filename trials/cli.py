@@ -6,6 +6,7 @@ import typer
 
 from server.cli import serve
 from server.inspecting import inspect
+from server.lsp.cli import lsp
 from trials.commands.evidence import evidence
 from trials.commands.judge import judge
 from trials.commands.judge_bias import judge_bias
@@ -17,7 +18,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # a help text has brackets of its own
 )
 
-for command in (evidence, inspect, judge, judge_bias, serve):
+for command in (evidence, inspect, judge, judge_bias, lsp, serve):
     app.command()(command)
 
 

@@ -1,0 +1,1 @@
+"""`evenhand lsp`: a language server between an editor and a running Evenhand; no model is here."""
