@@ -17,7 +17,7 @@ from server.api.generate import Answering, respond
 from server.chunk import Chunk
 from server.errand import Errand
 from server.errors import EngineError, PlanError
-from server.job import Job, ReadingSpec, Reply, Sampling
+from server.job import Job, Reply, Sampling
 from server.pipeline import Plan, compose, plan
 from server.prompt import Part, Prompt, TextPrompt
 from server.protocol.edits import CompleteBody, EditBody, OpenBody, PlaceBody
@@ -28,12 +28,13 @@ from server.sessions.kept import Kept
 from server.sessions.running import Running
 from server.sessions.session import Ask, EditSession, Maker
 from server.sessions.versions import Applied
+from server.stages.pie import Pie
 
 router = APIRouter()
 
 PATH = "/v1/edit-sessions"
 # the recipe: 32 kept tokens behind every edit, and the twentieth that the cursor reads most
-PIE = ReadingSpec("pie", (("heal_after", 32), ("heal_read", 0.05), ("max_edits", 20)))
+PIE = Pie().reading
 
 Owner = Annotated[str, Depends(authorised)]
 Given = Annotated[Service, Depends(service)]

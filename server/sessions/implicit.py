@@ -16,12 +16,13 @@ from typing import Any
 from server.chunk import Chunk
 from server.engines.base import Edit, Engine, Session
 from server.errors import EngineError, PlanError
-from server.job import ReadingSpec, Work
+from server.job import Work
 from server.prompt import FillPrompt, TextPrompt
+from server.stages.pie import Pie
 
 log = logging.getLogger("evenhand")
 
-EDITED = ReadingSpec("pie", (("heal_after", 32), ("heal_read", 0.05), ("max_edits", 20)))
+EDITED = Pie().reading
 ALIKE = 0.5  # share of its text that a file must have in common with what a sequence has read
 COMPARED = 1 << 16  # characters at each end of a text that are compared
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -47,7 +48,7 @@ class Healing:
             int(numbers["heal_after"]),
             float(numbers["heal_read"]),
             int(numbers["max_edits"]),
-            bool(numbers["exact"]),
+            bool(numbers.get("exact")),
         )
 
 
@@ -114,14 +115,14 @@ class EditedText:
         """
         changes = hunks(old[: self.reading.length], new)
         self.forward.ids = new
-        self._plan(changes, new, exact=exact or self._healing.exact)
+        self._plan(old, changes, new, exact=exact or self._healing.exact)
         due = set(self.reading.due)
         first = min([*due, changes[0].start if changes else len(new)])
         stale = len(set(self.reading.stale) - due)
         fraction = stale / max(len(new), 1)
         return Edit(first, len(new) - first - len(due), len(due), fraction)
 
-    def _plan(self, changes: Sequence[Hunk], new: Ids, *, exact: bool) -> None:
+    def _plan(self, old: Sequence[int], changes: Sequence[Hunk], new: Ids, *, exact: bool) -> None:
         """Edit the reading, and say what is due."""
         reading, healing = self.reading, self._healing
         first, length = changes[0].start if changes else len(new), reading.length
@@ -136,22 +137,28 @@ class EditedText:
         chosen = round(healing.read * len(new)) if kept or reading.stale else 0
         if reading.edits + kept > healing.max_edits:
             reading.edit(anew(length, new, min(first, reading.stale_from)))
-        elif restart(changes, len(new), len(again) + chosen) or self._moved(changes, new):
+        elif restart(changes, len(new), len(again) + chosen) or self._moved(old, changes, new):
             reading.edit(anew(length, new, first))
         else:
             reading.edit(changes)
             reading.heal(again)
 
-    def _moved(self, changes: Sequence[Hunk], new: Ids) -> bool:
+    def _moved(self, old: Sequence[int], changes: Sequence[Hunk], new: Ids) -> bool:
         """Return whether text went from one side of a mark to the other, as when a cursor moves.
 
         What follows the mark then reads it in another place, and healing some of it is not enough
-        (measured: .92 of the next tokens at best).
+        (measured: .92 of the next tokens at best). In the hunks it is text that changes on both
+        sides of a mark, or a mark that goes and comes.
         """
         inner = [hunk for hunk in changes if hunk.stop < self.reading.length]
-        moved = sum(hunk.change for hunk in inner[:1])
-        between = new[inner[0].start + moved : inner[-1].stop + moved] if len(inner) > 1 else ()
-        return any(token in self._control for token in between)
+        if not inner:
+            return False
+        gone = chain(*(old[hunk.start : hunk.stop] for hunk in inner))
+        come = chain(*(hunk.ids for hunk in inner))
+        shift = inner[0].change
+        between = new[inner[0].stop + shift : inner[-1].start + shift]
+        marks = self._control
+        return bool(marks & {*gone} & {*come}) or bool(marks & {*between})
 
     def ready(self) -> Tensor:
         """Return what is to be read before an answer, [1, query] int64: its last token with it."""

@@ -7,6 +7,7 @@ import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import cast
 
 from kvedit.segments import Ids
@@ -80,7 +81,9 @@ class HfSession:
         """
         async with self._alone():
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._preparing, self._edit, prompt, exact)
+            return await loop.run_in_executor(
+                self._preparing, partial(self._edit, prompt, exact=exact)
+            )
 
     async def fidelity(self, prompt: Prompt) -> Fidelity:
         """Edit it, and compare the next token with that of the text read anew: takes as long."""
@@ -129,7 +132,7 @@ class HfSession:
         self._fed = encoded
         return len(encoded.ids)
 
-    def _edit(self, prompt: Prompt, exact: bool) -> Edit:
+    def _edit(self, prompt: Prompt, *, exact: bool) -> Edit:
         """Make it another prompt; it is as before where this raises PlanError."""
         if self._reading is not None and self._reading.name != EDITED:
             raise PlanError(

@@ -3,70 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import AsyncIterable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from asking import MakeEngine, Through, tokens, usage
+from sequences import GREEDY, Widths, answer, drain, same, scored
 from specs import PINE
-from torch import nn
 
 from kvedit.plain import PlainReading
-from server.chunk import Chunk, Scored
-from server.engines.base import Session
-from server.engines.hf import HfEngine
+from server.chunk import Chunk
 from server.errors import EngineError, PlanError
-from server.job import ReadingSpec, Sampling, Work
+from server.job import ReadingSpec, Work
 from server.prompt import Part, Prompt, TextPrompt, TokenPrompt
 
-GREEDY = Sampling(max_tokens=8, temperature=0, ignore_eos=True, logprobs=2)
 ENDLESS = replace(GREEDY, max_tokens=150, logprobs=None)
 MORE = TokenPrompt((70, 80, 90, 100, 75))
 DOCUMENTS = (Part("The fox is red.", group="d"), Part("A dog, lazy.", group="d"))
 SET = TextPrompt((Part("Read: "), *DOCUMENTS, Part("Who?")))
-NEAR = 2e-5
-
-
-class Widths:
-    """How many tokens each forward reads; holds forwards back while `go` is clear."""
-
-    def __init__(self, engine: HfEngine) -> None:
-        self.go = threading.Event()
-        self.go.set()
-        self.held = threading.Event()
-        self.seen: list[int] = []
-        self.fail = False
-        engine.model.register_forward_pre_hook(self._record, with_kwargs=True)
-
-    def _record(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.held.set()
-        self.go.wait(20)
-        if self.fail:
-            raise MemoryError("planted")
-        self.seen.append(kwargs["input_ids"].shape[1])
-
-
-async def drain(stream: AsyncIterable[Chunk]) -> list[Chunk]:
-    return [chunk async for chunk in stream]
-
-
-async def answer(session: Session, sampling: Sampling = GREEDY) -> list[Chunk]:
-    return await drain(await session.generate(sampling))
-
-
-def scored(chunks: list[Chunk]) -> list[Scored]:
-    return [token for chunk in chunks for token in chunk.tokens]
-
-
-def same(one: list[Chunk], other: list[Chunk]) -> None:
-    """Assert that two answers have the same tokens, and logprobs but for rounding."""
-    pairs = list(zip(scored(one), scored(other), strict=True))
-    assert pairs
-    for first, second in pairs:
-        assert first.id == second.id
-        assert first.logprob == pytest.approx(second.logprob, abs=NEAR)
 
 
 def plainly(through: Through) -> ReadingSpec:
