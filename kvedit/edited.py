@@ -196,8 +196,9 @@ class EditedReading:
         self, now: Sequence[int], runs: Sequence[range], device: torch.device
     ) -> Iterator[tuple[Rows, list[_Look]]]:
         if len(runs) > MOST_RUNS:
-            looks = list(_scattered(self._layout, torch.tensor(now, device=device)))
-            yield Rows(slice(0, len(now)), 0, ()), looks
+            place = now[-1] - len(now) + 1
+            looks = list(_scattered(self._layout, torch.tensor(now, device=device), place))
+            yield Rows(slice(0, len(now)), place, ()), looks
             return
         row = 0
         for run in runs:
@@ -214,18 +215,20 @@ def _of_run(layout: Layout, run: range) -> Iterator[_Look]:
         start += piece.count
 
 
-def _scattered(layout: Layout, now: Tensor) -> Iterator[_Look]:
-    """Yield what tokens anywhere look at, as one block of rows that stand from 0 on.
+def _scattered(layout: Layout, now: Tensor, place: int) -> Iterator[_Look]:
+    """Yield what tokens anywhere look at, as one block of rows that ends where the last one is.
 
-    now  [query] int64, their indices
+    now    [query] int64, their indices, ascending
+    place  of the first row
 
-    Row r stands at r, and is token `now[r]`: to it everything appears `now[r] - r` tokens nearer to
-    the beginning than it is.
+    Row r stands at `place + r`, and is token `now[r]`, some tokens nearer to the beginning: so to
+    it everything appears as many tokens nearer to the end. Tokens 2 5 6 stand at 4 5 6.
     """
-    rows, start = torch.arange(len(now), device=now.device), 0
-    for piece in layout.between(0, int(now[-1]) + 1):
+    start = 0
+    later = torch.arange(place, place + len(now), device=now.device) - now
+    for piece in layout.between(0, place + len(now)):
         origin = start - piece.slot
-        yield _Look(piece, origin + rows - now, first(now - origin + 1))
+        yield _Look(piece, origin + later, first(now - origin + 1))
         start += piece.count
 
 

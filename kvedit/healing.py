@@ -122,10 +122,10 @@ class Weighing:
         """Read as the reading does, and weigh."""
         rows = self._reading.rows(layer, key, value)
         output = self._executor.read(layer, query, rows)
-        got = _weights(layer, query[:, :, -1:], rows[-1].last(1)).cpu()
+        got = _weights(layer, query[:, :, -1:], rows[-1].last(1))
         if layer.index == 0 or len(self.weights) != len(got):
             self.weights = torch.zeros_like(got)
-        self.weights += got
+        self.weights += got.to(self.weights.device)
         return output
 
 
@@ -166,6 +166,6 @@ def most_read(weights: Tensor, candidates: Sequence[int], count: int) -> tuple[i
     among = [index for index in candidates if index < len(weights)]
     if count <= 0 or not among:
         return ()
-    where = torch.tensor(among)
+    where = torch.tensor(among, device=weights.device)
     best = weights[where].topk(min(count, len(among))).indices
     return tuple(sorted(where[best].tolist()))

@@ -10,6 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from kvedit.diff import Hunk
+from kvedit.edited import EditedReading
 from kvedit.executors import Executor
 from kvedit.group_position import GroupPositionReading
 from kvedit.lm_infinite import LmInfiniteReading
@@ -124,6 +126,22 @@ class RankedSet:
         return found
 
 
+class EditedText:
+    """A text that is read, then edited in its middle, then healed here and there."""
+
+    def __init__(self) -> None:
+        self._reading = EditedReading()
+        self._due: Iterator[Sequence[int]] = iter((range(0), (*range(25, 29), 64), range(1, 65, 3)))
+
+    def rows(self, layer: Layer, key: Tensor, value: Tensor) -> Sequence[Rows]:
+        """Take in 60 tokens; 5 that are put before the 21st, with 5 others; 22; and what follows."""
+        reading = self._reading
+        if reading.length == 60:
+            reading.edit((Hunk(20, 20, (0,) * 5),))
+        reading.heal(next(self._due, ()))
+        return reading.rows(layer, key, value)
+
+
 def _groups() -> GroupPositionReading:
     reading = GroupPositionReading(40, seen=(12, 20, 20, 33))
     reading.feed(33)
@@ -136,6 +154,7 @@ CASES: Mapping[str, tuple[Callable[[], Looking], tuple[int, ...]]] = MappingProx
         "a plain text": (PlainReading, (40, 1, 1, 7, 300, 1)),
         "a window and first tokens": (lambda: LmInfiniteReading(4, 16, 16), (40, 1, 1, 9, 1)),
         "two groups": (_groups, (43,)),
+        "an edited text": (EditedText, (60, 10, 22, 1, 3)),
         "a set": (lambda: RankedSet(3, (5, 9, 1, 30)), (3 + 45 + 6, 1, 1, 3)),
         "a set of one": (lambda: RankedSet(0, (7,)), (7 + 2, 1)),
         "a set of two": (lambda: RankedSet(70, (20, 20)), (70 + 40 + 9, 1)),
