@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -141,7 +141,7 @@ class EditSession:
             return applied
         self._moved.set()
         self._moved = asyncio.Event()
-        self._cursor = _behind(applied.splices)
+        self._cursor = self._next(applied.splices)
         if self._running is not None:
             self._running.follow(applied.splices)
         self._changed(self)
@@ -240,6 +240,23 @@ class EditSession:
         assert isinstance(prompt, TextPrompt)
         return await use(TextPrompt(prompt.parts))
 
+    def _next(self, splices: Sequence[Splice] | None) -> Cursor | None:
+        """Guess from an edit where the next question is asked; None = at the end.
+
+        Who types asks there. But where no text behind the cursor is told, what has been read up to
+        the last question is not cut off for that: it may be asked there again.
+        """
+        if not splices:
+            return None
+        last = splices[-1]
+        here = Cursor(last.message, last.start + len(last.text))
+        if self._cursor is None or self._cursor.message != here.message:
+            return here
+        there = _moved(self._cursor, splices)
+        at_end = there.offset >= len(self.versions.document.texts[there.message])
+        fills = self._asked[0] and self._fills and not at_end
+        return here if fills or there.offset < here.offset else there
+
     def _wait(self) -> None:
         """Bring the document to the engine once nothing has been edited for a moment."""
         if self.kept.refusal:
@@ -280,8 +297,10 @@ class EditSession:
         return task
 
 
-def _behind(splices: tuple[Splice, ...] | None) -> Cursor | None:
-    """Return the place behind the last change; None = the document's end."""
-    if not splices:
-        return None
-    return Cursor(splices[-1].message, splices[-1].start + len(splices[-1].text))
+def _moved(cursor: Cursor, splices: Sequence[Splice]) -> Cursor:
+    """Return where a place is once a text has been changed; one that is gone, behind the change."""
+    for splice in splices:
+        if splice.message == cursor.message and splice.start <= cursor.offset:
+            behind = max(cursor.offset - splice.start - splice.removed, 0)
+            cursor = Cursor(cursor.message, splice.start + len(splice.text) + behind)
+    return cursor
