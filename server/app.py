@@ -38,8 +38,10 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
         ours = await asyncio.to_thread(load, settings) if engine is None else engine
         calibration = await asyncio.to_thread(Calibration, settings.slot_biases)
         named = settings.naming(ours.info.id)
-        sessions = Sessions(settings.session_bytes, settings.max_body_bytes)
-        app.state.service = Service(named, ours, app.state.admission, calibration, sessions)
+        admission: Admission = app.state.admission
+        most = settings.session_bytes, settings.max_body_bytes
+        sessions = Sessions(*most, quiet=lambda: admission.running == 0)
+        app.state.service = Service(named, ours, admission, calibration, sessions)
         try:
             yield
         finally:

@@ -121,6 +121,14 @@ class Session(Protocol):
         """
         ...
 
+    async def heal(self) -> float:
+        """Compute some stale tokens again, from the left, for as long as one chunk takes.
+
+        returns  the stale fraction that is left; 0 = everything is exact
+        raises   EngineError  as `generate`
+        """
+        ...
+
     async def generate(self, sampling: Sampling) -> AsyncIterator[Chunk]:
         """Answer after what was fed, or edited; the answer's tokens then belong to the sequence.
 

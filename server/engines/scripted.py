@@ -167,6 +167,12 @@ class ScriptedSession:
         edit = await self.edit(prompt)
         return Fidelity(0.0, True, edit.stale_fraction, self._edits)
 
+    async def heal(self) -> float:
+        """Count one word less as stale."""
+        self._stale = max(self._stale - 1, 0)
+        self._edits = self._edits if self._stale else 0
+        return self._stale / max(len(self._words), 1)
+
     async def generate(self, sampling: Sampling) -> AsyncIterator[Chunk]:
         """Answer after what it has; the answer's words then belong to it."""
         work = Work((self._prompt,), sampling, self._reading)

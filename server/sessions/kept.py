@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from server.chunk import Chunk
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """What was read: of which version, and what the last edit cost."""
+    """What was read: of which version, and what the last edit cost, stale as it is by now."""
 
     version: int
     edit: Edit
@@ -73,6 +73,14 @@ class Kept:
             edit = await _unbroken((await self._opened()).edit(prompt, exact=exact))
         self.read = Read(version, edit)
         return edit
+
+    async def heal(self) -> bool:
+        """Compute a chunk of what is stale again; return whether any is left."""
+        if self._session is None or self.read is None or not self.read.edit.stale_fraction:
+            return False
+        left = await _unbroken(self._session.heal())
+        self.read = replace(self.read, edit=replace(self.read.edit, stale_fraction=left))
+        return left > 0
 
     async def generate(self, sampling: Sampling) -> AsyncIterator[Chunk]:
         """Answer after it (as `Session.generate`)."""

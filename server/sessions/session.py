@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
 from server.chunk import Chunk
 from server.engines.base import Fidelity
 from server.errors import PlanError
-from server.job import Sampling
 from server.prompt import Prompt, TextPrompt
-from server.sessions.document import Cursor, Document, Splice
+from server.sessions.asking import Ask, Maker
+from server.sessions.document import Cursor, Splice
 from server.sessions.kept import Kept, Read
 from server.sessions.running import Cancelled, Running, failed
 from server.sessions.versions import Applied, Revision, Versions
@@ -22,56 +21,19 @@ from server.sessions.versions import Applied, Revision, Versions
 log = logging.getLogger("evenhand")
 
 T = TypeVar("T")
-Whole = Callable[[Prompt], Awaitable[AsyncIterator[Chunk]]]
 
 HOLD_SECONDS = 0.5  # what an edit that comes too early waits for those before it
 MOST_HELD = 64  # such edits of one session
 PAUSE_SECONDS = 0.05  # of typing, before edits are brought to the engine
+IDLE_SECONDS = 1.0  # without an edit or an answer, before what is stale is computed again
 OVERHEAD = 16 * 2**10  # bytes of a session besides its text and its cache
-
-
-@dataclass(frozen=True, slots=True)
-class Maker:
-    """Who made a session, and of what.
-
-    owner   nobody else may know of it
-    model   served name
-    stages  as on the wire
-    warnings  what is told with every answer
-    """
-
-    owner: str
-    model: str
-    stages: tuple[Mapping[str, Any], ...] = ()
-    warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """What is asked at a place.
-
-    version, document  that it is asked about
-    whole     answers where no sequence is kept: it reads the whole prompt
-    fill      whether what stands behind the place is told, where the model can fill in
-    exact     nothing that was read may be stale
-    deadline  of the loop's clock; None = it has time
-    """
-
-    version: int
-    document: Document
-    cursor: Cursor
-    sampling: Sampling
-    whole: Whole
-    fill: bool = True
-    continued: bool = False
-    exact: bool = False
-    deadline: float | None = None
 
 
 class EditSession:
     """One document that is edited and asked about.
 
     changed  called when its size may have changed
+    quiet    says whether the server has nothing to answer
     """
 
     def __init__(
@@ -81,21 +43,24 @@ class EditSession:
         versions: Versions,
         kept: Kept,
         changed: Callable[[EditSession], None],
+        quiet: Callable[[], bool] = lambda: True,
     ) -> None:
         self.id = name
         self.maker = maker
         self.versions = versions
         self.kept = kept
         self._changed = changed
+        self._quiet = quiet
         self._fills = True  # until the model says that it cannot
         self._asked = True, False  # fill and continued, as of the last answer
         self._cursor: Cursor | None = None
         self._running: Running | None = None
         self._moved = asyncio.Event()
         self._held = 0
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None  # until the next thing is done unasked
         self._tasks: set[asyncio.Task[None]] = set()
-        self._bringing: asyncio.Task[None] | None = None
+        self._background: asyncio.Task[None] | None = None
+        self._closed = False
 
     @property
     def nbytes(self) -> int:
@@ -185,6 +150,7 @@ class EditSession:
 
     async def close(self, why: str) -> None:
         """End everything that is done for it."""
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
         self.cancel(why)
@@ -213,7 +179,7 @@ class EditSession:
             log.debug("answer in session failed", exc_info=True)
             running.fail(failed(error))
         finally:
-            self._changed(self)
+            self._rest()
 
     async def _stream(self, ask: Ask) -> AsyncIterator[Chunk]:
         """Begin an answer."""
@@ -252,25 +218,47 @@ class EditSession:
         here = Cursor(last.message, last.start + len(last.text))
         if self._cursor is None or self._cursor.message != here.message:
             return here
-        there = _moved(self._cursor, splices)
+        there = self._cursor.moved(splices)
         at_end = there.offset >= len(self.versions.document.texts[there.message])
         fills = self._asked[0] and self._fills and not at_end
         return here if fills or there.offset < here.offset else there
 
     def _wait(self) -> None:
         """Bring the document to the engine once nothing has been edited for a moment."""
-        if self.kept.refusal:
-            return
+        self._after(PAUSE_SECONDS, self._bring)
+
+    def _rest(self) -> None:
+        """Count what it takes by now; heal it once nothing has been asked for a while."""
+        self._changed(self)
+        if self.read is None or self.read.version == self.versions.version:
+            self._after(IDLE_SECONDS, self._heal)
+
+    def _after(self, seconds: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do something later, unless another thing is to be done later by then."""
         if self._timer is not None:
             self._timer.cancel()
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(PAUSE_SECONDS, self._paused)
+        if not self.kept.refusal and not self._closed:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(seconds, self._unasked, seconds, work)
 
-    def _paused(self) -> None:
-        if self._bringing is not None and not self._bringing.done():
-            self._wait()
+    def _unasked(self, seconds: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        if self._background is not None and not self._background.done():
+            self._after(seconds, work)
             return
-        self._bringing = self._start(self._bring())
+        self._background = self._start(work())
+
+    async def _heal(self) -> None:
+        """Make exact what is stale, chunk by chunk; whoever asks gets his turn in between."""
+        try:
+            while self.read is not None and self.read.edit.stale_fraction:
+                if not self._quiet() or self.busy:
+                    self._after(IDLE_SECONDS, self._heal)
+                    return
+                async with self.kept.lock:
+                    if not await self.kept.heal():
+                        return
+        except Exception:
+            log.debug("session could not be healed", exc_info=True)
 
     async def _bring(self) -> None:
         """Let the engine read what was edited; what is wrong is told to the next who asks."""
@@ -288,19 +276,10 @@ class EditSession:
                 await self._filling(prompt, partial(self.kept.edit, version=version))
             except Exception:
                 log.debug("edit could not be read ahead", exc_info=True)
-        self._changed(self)
+        self._rest()
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-def _moved(cursor: Cursor, splices: Sequence[Splice]) -> Cursor:
-    """Return where a place is once a text has been changed; one that is gone, behind the change."""
-    for splice in splices:
-        if splice.message == cursor.message and splice.start <= cursor.offset:
-            behind = max(cursor.offset - splice.start - splice.removed, 0)
-            cursor = Cursor(cursor.message, splice.start + len(splice.text) + behind)
-    return cursor

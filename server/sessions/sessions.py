@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import OrderedDict
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from server.errors import PlanError
+from server.sessions.asking import Maker
 from server.sessions.document import Document
 from server.sessions.kept import Kept
-from server.sessions.session import EditSession, Maker
+from server.sessions.session import EditSession
 from server.sessions.versions import Versions
 
 REMEMBERED = 10_000  # sessions of which it is known that they were evicted
@@ -23,9 +24,11 @@ class Sessions:
     budget  bytes of all their texts and caches; first caches go, then sessions, the least recently
             used first
     most    bytes of one text
+    quiet   says whether the server has nothing to answer: time to heal
     """
 
-    def __init__(self, budget: int, most: int) -> None:
+    def __init__(self, budget: int, most: int, quiet: Callable[[], bool] = lambda: True) -> None:
+        self._quiet = quiet
         self._budget = budget
         self._most = most
         self._sessions: OrderedDict[str, EditSession] = OrderedDict()
@@ -45,7 +48,8 @@ class Sessions:
     def make(self, maker: Maker, document: Document, kept: Kept) -> EditSession:
         """Return a new session (PlanError 413 if it alone is too large)."""
         name = f"es-{secrets.token_urlsafe(24)}"
-        made = EditSession(name, maker, Versions(document, self._most), kept, self._weigh)
+        versions = Versions(document, self._most)
+        made = EditSession(name, maker, versions, kept, self._weigh, self._quiet)
         if made.nbytes > self._budget:
             raise PlanError(
                 f"session must fit into {self._budget} bytes, got {made.nbytes}; send less text",

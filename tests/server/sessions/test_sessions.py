@@ -13,9 +13,10 @@ from server.engines.scripted import Answer, Scripted
 from server.errors import PlanError
 from server.job import ReadingSpec, Sampling
 from server.prompt import Prompt
+from server.sessions.asking import Ask, Maker
 from server.sessions.document import Cursor, Document, Extent, Rewrite
 from server.sessions.kept import Kept, Read
-from server.sessions.session import OVERHEAD, Ask, EditSession, Maker
+from server.sessions.session import OVERHEAD, EditSession
 from server.sessions.sessions import Sessions
 from server.sessions.versions import Revision
 
@@ -120,9 +121,11 @@ async def test_ids_cannot_be_guessed_and_do_not_repeat() -> None:
 async def read(session: EditSession) -> Read:
     """Return what the engine has read once it has read the document as it is."""
     async with asyncio.timeout(5):
-        while (found := session.kept.read) is None or found.version < session.versions.version:  # noqa: ASYNC110  there is no event for it
+        while True:
+            found = session.kept.read
+            if found is not None and found.version == session.versions.version:
+                return found
             await asyncio.sleep(0.005)
-    return found
 
 
 async def test_edits_are_brought_to_the_engine_after_a_pause_and_once() -> None:
@@ -141,6 +144,25 @@ async def test_what_was_read_to_the_end_stays_when_something_before_it_is_edited
     await answered(session)
     put(session, "x ")
     assert await read(session) == Read(1, Edit(0, 4, 1, 4 / 5))
+    await sessions.close()
+
+
+async def test_an_idle_session_heals_unless_somebody_is_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("server.sessions.session.IDLE_SECONDS", 0.01)
+    busy = True
+    sessions = Sessions(2**28, MOST, quiet=lambda: not busy)
+    session = await a_session(sessions, an_engine(), "a b c d")
+    await answered(session)
+    put(session, "x ")
+    await read(session)
+    await asyncio.sleep(0.05)
+    assert (await read(session)).edit.stale_fraction == 4 / 5
+    busy = False
+    async with asyncio.timeout(5):
+        while (await read(session)).edit.stale_fraction:  # noqa: ASYNC110  there is no event
+            await asyncio.sleep(0.005)
     await sessions.close()
 
 
