@@ -120,6 +120,16 @@ async def test_an_edit_that_is_repeated_or_comes_too_early_is_taken_once(address
     assert shown(address, session) == "012"
 
 
+async def test_a_question_waits_for_the_version_that_it_is_about(address: str) -> None:
+    async with talking(address, made(address, text="a")) as talk:
+        await talk.send("complete", id="c", version=1, offset=3)
+        await talk.edit(1, " b")
+        *_, done = await talk.until("done")
+        assert (done["version"], done["finish_reason"]) == (1, "stop")
+        await talk.send("complete", id="d", version=0)
+        assert (await talk.hear("resync"))["reason"] == "stale"
+
+
 async def test_a_gap_that_stays_and_a_stale_edit_end_in_one_resync_each(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,6 +139,7 @@ async def test_a_gap_that_stays_and_a_stale_edit_end_in_one_resync_each(
         change = [{"offset": 0, "text": "x"}]
         for base in (5, 6, 7):
             await talk.send("edit", base_version=base, version=base + 1, changes=change)
+        # the others are still held, or end as this one: either way no more is said of them
         resync = {"type": "resync", "expected_version": 0, "hash": sha("ab")}
         assert await talk.hear() == {**resync, "reason": "gap"}
         await talk.send("edit", text="abc", version=9)
@@ -229,6 +240,17 @@ async def test_the_end_of_the_connection_stops_the_answer_and_frees_its_place(en
         async with talking(address, session) as talk:
             await talk.send("complete", id="c")
             assert (await talk.hear())["type"] == "delta"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_who_hangs_up_stops_the_answer(stream: bool) -> None:
+    async with endless() as (engine, address, session), httpx.AsyncClient(base_url=address) as http:
+        body = {"stream": stream, "max_tokens": 1000}
+        asked = asyncio.create_task(http.post(f"{PATH}/{session}/complete", json=body))
+        await at_work(engine, 1)
+        asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
+        await at_work(engine, 0)
 
 
 async def test_a_session_that_is_dropped_ends_its_connections() -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import tracemalloc
+import sys
+from typing import Any
 
 import pytest
 
-from server.engines.base import Edit
+from server.engines.base import Edit, Session
 from server.engines.scripted import Answer, Scripted
-from server.errors import PlanError
+from server.errors import EngineError, PlanError
 from server.job import ReadingSpec, Sampling
 from server.prompt import Prompt
 from server.sessions.asking import Ask, Maker
@@ -67,14 +68,9 @@ async def test_a_thousand_sessions_leave_memory_as_before() -> None:
         gc.collect()
 
     await come_and_go(50)
-    tracemalloc.start()
-    try:
-        before, _ = tracemalloc.get_traced_memory()
-        await come_and_go(1000)
-        after, _ = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert after - before < 20_000  # bytes: a session that stayed would be 2,000
+    before = sys.getallocatedblocks()
+    await come_and_go(1000)
+    assert sys.getallocatedblocks() - before < 1000  # a session that stays is dozens of objects
     assert (len(sessions), sessions.nbytes) == (0, 0)
 
 
@@ -181,10 +177,64 @@ async def test_who_types_is_thought_to_ask_there(fill: bool, expected: str) -> N
     await sessions.close()
 
 
-async def test_a_sequence_that_fails_is_opened_anew() -> None:
+class Failing(Scripted):
+    """Opens sequences, the first of which fails once it has answered."""
+
+    async def open(self, reading: ReadingSpec | None = None) -> Session:
+        """Return one."""
+        session = await super().open(reading)
+        if not self.works:
+            session.edit = self._edit_once(session.edit)  # type: ignore[method-assign]
+        return session
+
+    def _edit_once(self, edit: Any) -> Any:  # noqa: ANN401
+        async def once(prompt: Prompt, *, exact: bool = False) -> Edit:
+            if self.works:
+                raise EngineError("the sequence must be whole, got one that has failed")
+            found: Edit = await edit(prompt, exact=exact)
+            return found
+
+        return once
+
+
+async def test_a_question_about_a_text_that_is_another_by_now_is_not_begun() -> None:
     engine, sessions = an_engine(), Sessions(2**28, MOST)
     session = await a_session(sessions, engine, "a b")
-    assert await answered(session) == "a b"
+    ask = Ask(0, session.versions.document, Cursor(0, 3), Sampling(), never)  # type: ignore[arg-type]
+    put(session, "c ")
+    with pytest.raises(PlanError, match="text must stay as it is"):
+        session.ask(ask)
+    assert not engine.works
+    await sessions.close()
+
+
+async def test_a_cache_that_was_freed_is_counted_no_more() -> None:
+    sessions = Sessions(2**28, MOST)
+    session = await a_session(sessions, an_engine(), "word " * 200)
+    await answered(session)
+    assert sessions.nbytes > OVERHEAD + 1000
     await session.forget()
-    assert session.kept.nbytes == 0
+    assert sessions.nbytes == OVERHEAD + 1000
+    await sessions.close()
+
+
+async def test_a_sequence_that_has_failed_is_opened_anew() -> None:
+    sessions = Sessions(2**28, MOST)
+    engine = Failing(lambda prompt, _: Answer(prompt), ("text", "attention"))
+    session = await a_session(sessions, engine, "a b")
     assert await answered(session) == "a b"
+    put(session, "c ")
+    assert await answered(session) == "c a b"
+    await session.forget()
+    assert (session.kept.nbytes, await answered(session)) == (0, "c a b")
+    await sessions.close()
+
+
+async def test_an_engine_that_has_stopped_says_so_to_who_asks() -> None:
+    engine, sessions = an_engine(), Sessions(2**28, MOST)
+    session = await a_session(sessions, engine, "a b")
+    await engine.close()
+    with pytest.raises(EngineError, match="engine must be open"):
+        await answered(session)
+    assert not session.busy
+    await sessions.close()
