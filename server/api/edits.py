@@ -23,10 +23,11 @@ from server.prompt import Part, Prompt, TextPrompt
 from server.protocol.edits import CompleteBody, EditBody, OpenBody, PlaceBody
 from server.protocol.replies import Head, fingerprint
 from server.protocol.writers import ChatWriter, CompletionWriter
+from server.sessions.asking import Ask, Maker
 from server.sessions.document import Cursor
 from server.sessions.kept import Kept
 from server.sessions.running import Running
-from server.sessions.session import Ask, EditSession, Maker
+from server.sessions.session import EditSession
 from server.sessions.versions import Applied
 from server.stages.pie import Pie
 

@@ -64,6 +64,7 @@ class Talk:
         self._running: dict[str, Running] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._told: tuple[str, int] | None = None  # the last resync
+        self._wholes = 0  # times that the whole text was sent
 
     async def listen(self) -> None:
         """Take frames until the client goes, or its session does."""
@@ -137,16 +138,19 @@ class Talk:
             return
         # at once: the next frame may ask about the text that this one makes
         applied = self._session.apply(revision)
+        self._wholes += revision.whole is not None
         await self._acknowledge(frame, applied)
 
     async def _held(self, frame: EditFrame, revision: Revision) -> None:
+        wholes = self._wholes
         try:
             applied = await self._session.put(revision)
             if frame.wait:
                 await self._session.settle()
             await self._acknowledge(frame, applied)
         except Conflict as conflict:
-            await self._resync(conflict)
+            if wholes == self._wholes:  # else the client has sent the whole text since: no matter
+                await self._resync(conflict)
         except EvenhandError as error:
             await self._send("error", error.wire())
 

@@ -93,6 +93,11 @@ class Session(Protocol):
         """Return the bytes that its cache takes."""
         ...
 
+    @property
+    def stale_fraction(self) -> float:
+        """Return the share of its tokens that are stale (see `Edit`); in idle moments it falls."""
+        ...
+
     async def feed(self, prompt: Prompt) -> int:
         """Add a prompt, or what follows it, at the end; return how many tokens that was.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from server.errors import PlanError
@@ -77,6 +78,15 @@ class Cursor:
 
     message: int
     offset: int
+
+    def moved(self, splices: Iterable[Splice]) -> Cursor:
+        """Return where it is once texts have been changed; if its place is gone, behind them."""
+        offset = self.offset
+        for splice in splices:
+            if splice.message == self.message and splice.start <= offset:
+                behind = max(offset - splice.start - splice.removed, 0)
+                offset = splice.start + len(splice.text) + behind
+        return Cursor(self.message, offset)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from server.chunk import Chunk
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """What was read: of which version, and what the last edit cost."""
+    """What was read: of which version, and what the last edit cost, stale as it is by now."""
 
     version: int
     edit: Edit
@@ -28,14 +28,13 @@ class Kept:
     """A sequence of an engine; who uses it holds `lock`.
 
     refusal  why there is none: the whole text is then read for every answer; empty = there is one
-    read     None = nothing has been read, or it was forgotten
     """
 
     def __init__(self, engine: Engine, reading: ReadingSpec | None, refusal: str) -> None:
         self.lock = asyncio.Lock()
         self.refusal = refusal
         self.reading = reading
-        self.read: Read | None = None
+        self._read: Read | None = None
         self._engine = engine
         self._session: Session | None = None
 
@@ -49,6 +48,14 @@ class Kept:
         except PlanError as error:
             return cls(engine, reading, error.message)
         return made
+
+    @property
+    def read(self) -> Read | None:
+        """Return what has been read, as stale as it is by now: idle moments heal it."""
+        if self._read is None or self._session is None:
+            return None
+        edit = replace(self._read.edit, stale_fraction=self._session.stale_fraction)
+        return replace(self._read, edit=edit)
 
     @property
     def length(self) -> int:
@@ -71,7 +78,7 @@ class Kept:
                 raise
             # it had failed while it answered: another may do
             edit = await _unbroken((await self._opened()).edit(prompt, exact=exact))
-        self.read = Read(version, edit)
+        self._read = Read(version, edit)
         return edit
 
     async def generate(self, sampling: Sampling) -> AsyncIterator[Chunk]:
@@ -89,7 +96,7 @@ class Kept:
 
     async def forget(self) -> None:
         """Free it; it is opened again when it is needed."""
-        session, self._session, self.read = self._session, None, None
+        session, self._session, self._read = self._session, None, None
         if session is not None:
             await session.close()
 

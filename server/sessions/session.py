@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
 from server.chunk import Chunk
 from server.engines.base import Fidelity
 from server.errors import PlanError
-from server.job import Sampling
 from server.prompt import Prompt, TextPrompt
-from server.sessions.document import Cursor, Document, Splice
+from server.sessions.asking import Ask, Maker
+from server.sessions.document import Cursor, Splice
 from server.sessions.kept import Kept, Read
 from server.sessions.running import Cancelled, Running, failed
 from server.sessions.versions import Applied, Revision, Versions
@@ -22,50 +21,11 @@ from server.sessions.versions import Applied, Revision, Versions
 log = logging.getLogger("evenhand")
 
 T = TypeVar("T")
-Whole = Callable[[Prompt], Awaitable[AsyncIterator[Chunk]]]
 
 HOLD_SECONDS = 0.5  # what an edit that comes too early waits for those before it
 MOST_HELD = 64  # such edits of one session
 PAUSE_SECONDS = 0.05  # of typing, before edits are brought to the engine
 OVERHEAD = 16 * 2**10  # bytes of a session besides its text and its cache
-
-
-@dataclass(frozen=True, slots=True)
-class Maker:
-    """Who made a session, and of what.
-
-    owner   nobody else may know of it
-    model   served name
-    stages  as on the wire
-    warnings  what is told with every answer
-    """
-
-    owner: str
-    model: str
-    stages: tuple[Mapping[str, Any], ...] = ()
-    warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """What is asked at a place.
-
-    version, document  that it is asked about
-    whole     answers where no sequence is kept: it reads the whole prompt
-    fill      whether what stands behind the place is told, where the model can fill in
-    exact     nothing that was read may be stale
-    deadline  of the loop's clock; None = it has time
-    """
-
-    version: int
-    document: Document
-    cursor: Cursor
-    sampling: Sampling
-    whole: Whole
-    fill: bool = True
-    continued: bool = False
-    exact: bool = False
-    deadline: float | None = None
 
 
 class EditSession:
@@ -93,9 +53,10 @@ class EditSession:
         self._running: Running | None = None
         self._moved = asyncio.Event()
         self._held = 0
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None  # until the next thing is done unasked
         self._tasks: set[asyncio.Task[None]] = set()
-        self._bringing: asyncio.Task[None] | None = None
+        self._background: asyncio.Task[None] | None = None
+        self._closed = False
 
     @property
     def nbytes(self) -> int:
@@ -141,7 +102,7 @@ class EditSession:
             return applied
         self._moved.set()
         self._moved = asyncio.Event()
-        self._cursor = _behind(applied.splices)
+        self._cursor = self._next(applied.splices)
         if self._running is not None:
             self._running.follow(applied.splices)
         self._changed(self)
@@ -185,6 +146,7 @@ class EditSession:
 
     async def close(self, why: str) -> None:
         """End everything that is done for it."""
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
         self.cancel(why)
@@ -240,20 +202,40 @@ class EditSession:
         assert isinstance(prompt, TextPrompt)
         return await use(TextPrompt(prompt.parts))
 
+    def _next(self, splices: Sequence[Splice] | None) -> Cursor | None:
+        """Guess from an edit where the next question is asked; None = at the end.
+
+        Who types asks there. But where no text behind the cursor is told, what has been read up to
+        the last question is not cut off for that: it may be asked there again.
+        """
+        if not splices:
+            return None
+        last = splices[-1]
+        here = Cursor(last.message, last.start + len(last.text))
+        if self._cursor is None or self._cursor.message != here.message:
+            return here
+        there = self._cursor.moved(splices)
+        at_end = there.offset >= len(self.versions.document.texts[there.message])
+        fills = self._asked[0] and self._fills and not at_end
+        return here if fills or there.offset < here.offset else there
+
     def _wait(self) -> None:
         """Bring the document to the engine once nothing has been edited for a moment."""
-        if self.kept.refusal:
-            return
+        self._after(PAUSE_SECONDS, self._bring)
+
+    def _after(self, seconds: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do something later, unless another thing is to be done later by then."""
         if self._timer is not None:
             self._timer.cancel()
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(PAUSE_SECONDS, self._paused)
+        if not self.kept.refusal and not self._closed:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(seconds, self._unasked, seconds, work)
 
-    def _paused(self) -> None:
-        if self._bringing is not None and not self._bringing.done():
-            self._wait()
+    def _unasked(self, seconds: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        if self._background is not None and not self._background.done():
+            self._after(seconds, work)
             return
-        self._bringing = self._start(self._bring())
+        self._background = self._start(work())
 
     async def _bring(self) -> None:
         """Let the engine read what was edited; what is wrong is told to the next who asks."""
@@ -278,10 +260,3 @@ class EditSession:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-def _behind(splices: tuple[Splice, ...] | None) -> Cursor | None:
-    """Return the place behind the last change; None = the document's end."""
-    if not splices:
-        return None
-    return Cursor(splices[-1].message, splices[-1].start + len(splices[-1].text))

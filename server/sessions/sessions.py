@@ -9,9 +9,10 @@ from collections.abc import Coroutine
 from typing import Any
 
 from server.errors import PlanError
+from server.sessions.asking import Maker
 from server.sessions.document import Document
 from server.sessions.kept import Kept
-from server.sessions.session import EditSession, Maker
+from server.sessions.session import EditSession
 from server.sessions.versions import Versions
 
 REMEMBERED = 10_000  # sessions of which it is known that they were evicted
@@ -45,7 +46,8 @@ class Sessions:
     def make(self, maker: Maker, document: Document, kept: Kept) -> EditSession:
         """Return a new session (PlanError 413 if it alone is too large)."""
         name = f"es-{secrets.token_urlsafe(24)}"
-        made = EditSession(name, maker, Versions(document, self._most), kept, self._weigh)
+        versions = Versions(document, self._most)
+        made = EditSession(name, maker, versions, kept, self._weigh)
         if made.nbytes > self._budget:
             raise PlanError(
                 f"session must fit into {self._budget} bytes, got {made.nbytes}; send less text",

@@ -116,11 +116,15 @@ class EditedText:
         changes = hunks(old[: self.reading.length], new)
         self.forward.ids = new
         self._plan(old, changes, new, exact=exact or self._healing.exact)
-        due = set(self.reading.due)
+        due = self.reading.due
         first = min([*due, changes[0].start if changes else len(new)])
-        stale = len(set(self.reading.stale) - due)
-        fraction = stale / max(len(new), 1)
-        return Edit(first, len(new) - first - len(due), len(due), fraction)
+        return Edit(first, len(new) - first - len(due), len(due), self.stale_fraction)
+
+    @property
+    def stale_fraction(self) -> float:
+        """Return the share of tokens that are stale, without those that are due."""
+        stale = len({*self.reading.stale} - {*self.reading.due})
+        return stale / max(len(self.ids), 1)
 
     def _plan(self, old: Sequence[int], changes: Sequence[Hunk], new: Ids, *, exact: bool) -> None:
         """Edit the reading, and say what is due."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from llguidance import LLMatcher
 from torch import device
@@ -25,7 +26,7 @@ from server.text.vocabulary import Vocabulary
 MOST_SPREAD = 1 << 15  # tokens of one forward, where the context is shorter: memory bears so many
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots, where what is found once is kept
 class Preparation:
     """Checks work against one model, and makes its sequences; for one thread at a time.
 
@@ -46,6 +47,15 @@ class Preparation:
     shelf: Shelf
     loose: Shelf
     fitted: bool = False
+
+    @cached_property
+    def token_bytes(self) -> int:
+        """Return the bytes of one token's keys and values in all layers."""
+        config = self.model.config.get_text_config(decoder=True)
+        heads = config.num_attention_heads
+        dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+        kv_heads = getattr(config, "num_key_value_heads", None) or heads
+        return 2 * config.num_hidden_layers * kv_heads * dim * self.model.dtype.itemsize
 
     def check(self, work: Work) -> None:
         """Raise PlanError, in one sentence, for work that cannot run."""

@@ -65,8 +65,14 @@ class HfSession:
 
     @property
     def nbytes(self) -> int:
-        """Return the bytes of the cache of a text that is edited; what else it has is not known."""
-        return 0 if self._text is None else self._text.reading.size
+        """Return the bytes of its cache, of tokens included that it has still to read."""
+        held = 0 if self._text is None else self._text.reading.size
+        return max(held, self.length * self._preparation.token_bytes)
+
+    @property
+    def stale_fraction(self) -> float:
+        """Return the share of its tokens that are stale."""
+        return 0.0 if self._text is None else self._text.stale_fraction
 
     async def feed(self, prompt: Prompt) -> int:
         """Add a prompt at the end; the first is cut as the reading asks, later ones stay whole."""

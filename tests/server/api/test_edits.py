@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -35,7 +35,7 @@ class Paced(Scripted):
         super().__init__(lambda prompt, _: Answer(text), ("text", "attention"))
         self.let = asyncio.Semaphore(0)
 
-    async def _stream(self, work: Work) -> AsyncGenerator[Chunk, None]:
+    async def _stream(self, work: Work) -> AsyncIterator[Chunk]:
         async for chunk in super()._stream(work):
             await self.let.acquire()
             yield chunk
@@ -209,7 +209,7 @@ async def test_what_stands_behind_the_cursor_is_told_unless_it_is_not_wanted(
 class Unfilled(Scripted):
     """Has no tokens to fill in with."""
 
-    async def generate(self, work: Work) -> AsyncGenerator[Chunk, None]:
+    async def generate(self, work: Work) -> AsyncIterator[Chunk]:
         if any(isinstance(each, TextPrompt) and each.suffix for each in work.prompts):
             raise PlanError("suffix must be left out for this model", param="suffix")
         return await super().generate(work)
