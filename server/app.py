@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from server.admission import Admission
-from server.api import batch, chat, completions, health, judge, models
+from server.api import batch, chat, completions, edits, edits_socket, health, judge, models
 from server.api.common import Service, authorised
 from server.api.middleware import RequestLog
 from server.engines.base import Engine
@@ -22,6 +22,7 @@ from server.engines.registry import load
 from server.errors import EvenhandError, PlanError
 from server.judge.calibration import Calibration
 from server.protocol.common import fault
+from server.sessions.sessions import Sessions
 from server.settings import Settings
 
 
@@ -37,10 +38,12 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
         ours = await asyncio.to_thread(load, settings) if engine is None else engine
         calibration = await asyncio.to_thread(Calibration, settings.slot_biases)
         named = settings.naming(ours.info.id)
-        app.state.service = Service(named, ours, app.state.admission, calibration)
+        sessions = Sessions(settings.session_bytes, settings.max_body_bytes)
+        app.state.service = Service(named, ours, app.state.admission, calibration, sessions)
         try:
             yield
         finally:
+            await sessions.close()
             calibration.close()
             if engine is None:
                 await ours.close()
@@ -49,7 +52,7 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
     app.state.settings = settings
     app.state.admission = Admission(settings.queue_limit)
     app.include_router(health.router)
-    for module in (completions, chat, models, judge, batch):
+    for module in (completions, chat, models, judge, batch, edits, edits_socket):
         app.include_router(module.router, dependencies=[Depends(authorised)])
     _add_errors(app)
     app.add_middleware(RequestLog)

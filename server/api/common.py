@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import secrets
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
@@ -10,13 +11,14 @@ from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import Request
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, HTTPConnection
 
 from server.admission import Admission
 from server.engines.base import Engine
 from server.errors import EngineError, PlanError
 from server.judge.calibration import Calibration
 from server.protocol.common import Body, parse
+from server.sessions.sessions import Sessions
 from server.settings import Settings
 
 T = TypeVar("T")
@@ -31,9 +33,10 @@ class Service:
     engine: Engine
     admission: Admission
     calibration: Calibration = field(default_factory=partial(Calibration, None))
+    sessions: Sessions = field(default_factory=partial(Sessions, 2**28, 2**24))
 
 
-def service(request: Request) -> Service:
+def service(request: HTTPConnection) -> Service:
     """Return the application's service (a FastAPI dependency); EngineError 503 before it is up."""
     found = getattr(request.app.state, "service", None)
     if isinstance(found, Service):
@@ -47,11 +50,15 @@ def service(request: Request) -> Service:
     )
 
 
-def authorised(request: Request) -> None:
-    """Check the bearer key where the operator set any (a FastAPI dependency); PlanError 401."""
+def authorised(request: HTTPConnection) -> str:
+    """Check the bearer key where the operator set any (a FastAPI dependency); PlanError 401.
+
+    returns  what stands for the key: what belongs to one is not told to another; empty where the
+             server is open to all
+    """
     settings: Settings = request.app.state.settings
     if not settings.api_keys:
-        return
+        return ""
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
     key = given.strip().encode() if scheme.lower() == "bearer" else b""
     known = (accepted.get_secret_value().encode() for accepted in settings.api_keys)
@@ -62,6 +69,7 @@ def authorised(request: Request) -> None:
             status=401,
             code="invalid_api_key",
         )
+    return hashlib.sha256(key).hexdigest()
 
 
 async def read(request: Request, kind: type[B]) -> B:

@@ -34,10 +34,16 @@ TextBody = CompletionBody | ChatBody
 
 @dataclass(frozen=True, slots=True)
 class Answering:
-    """A request that can run, and who writes its answer."""
+    """A request that can run, and who writes its answer.
 
-    errand: Errand[TextBody]
+    stages    what is told of them; None = the plan's
+    warnings  told besides those about the body
+    """
+
+    errand: Errand[Any]
     writer: Writer
+    stages: list[dict[str, Any]] | None = None
+    warnings: tuple[str, ...] = ()
 
     def tally(self) -> Tally:
         """Return an empty tally of the request's choices."""
@@ -47,7 +53,8 @@ class Answering:
     def evenhand(self, tally: Tally, reply: Reply) -> dict[str, Any]:
         """Return the reply's `evenhand` object."""
         notes = {**reply.notes, **tally.notes()}
-        return evenhand(self.errand.plan.wire(), notes, self.errand.body.warnings)
+        stages = self.errand.plan.wire() if self.stages is None else self.stages
+        return evenhand(stages, notes, [*self.errand.body.warnings, *self.warnings])
 
 
 async def answer(request: Request, service: Service, body: TextBody, writer: Writer) -> Response:
@@ -55,9 +62,14 @@ async def answer(request: Request, service: Service, body: TextBody, writer: Wri
     answering = Answering(_errand(service, body), writer)
     job, run = answering.errand.job, compose(answering.errand.plan, service.engine)
     await service.engine.check(answering.errand.plan.asked(job).work)
-    place = service.admission.take()
+    return await respond(request, service, answering, run)
+
+
+async def respond(request: Request, service: Service, answering: Answering, run: Run) -> Response:
+    """Run what has been checked, and return its reply, whole or as a stream."""
+    job, place = answering.errand.job, service.admission.take()
     try:
-        if not body.stream:
+        if not answering.errand.body.stream:
             whole = await until_disconnect(request, _whole(answering, run))
             place.release()
             return JSONResponse(whole)
