@@ -10,7 +10,7 @@ TRITON := 3.9.0
 KERNELS := .venv-kernels
 SOURCE := server trials pine portia kvedit pocket tests benchmarks
 
-.PHONY: serve test test-kernels test-real check format bench evidence build clean
+.PHONY: serve test test-kernels test-real editors check format bench evidence build clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -38,6 +38,12 @@ test-kernels: $(KERNELS)/.ready  ## run the Triton kernels in its interpreter, n
 test-real: $(READY)        ## run real models: MODELS=dir of folders and GGUF files (SERVE="--dtype bfloat16")
 	MODELS="$(abspath $(MODELS))" SERVE="$(SERVE)" $(BIN)/python -m pytest tests/real $(ARGS)
 
+# apart from `test`: node and its packages are nothing that the server needs
+editors: $(READY)          ## build and test the VS Code extension (node 20 or later, npm)
+	@{ command -v node && command -v npm; } >/dev/null || { echo "make editors must have node 20 or later and npm, got none; install them"; exit 1; }
+	cd editors/vscode && npm ci --no-audit --no-fund && npm run package
+	cd editors/vscode && EVENHAND="$(abspath $(BIN)/evenhand)" npm test
+
 check: $(READY)            ## lint, format, types (tests too), layers
 	$(BIN)/ruff check $(SOURCE)
 	$(BIN)/ruff format --check $(SOURCE)
@@ -58,4 +64,4 @@ build: $(READY)            ## build the wheel into dist/
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:
-	rm -rf $(VENV) $(KERNELS) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(KERNELS) dist editors/vscode/node_modules editors/vscode/dist editors/vscode/out .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import itertools
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -92,6 +93,8 @@ class Completing:
         for change in body["changes"]:
             text, start = self.kept[session], change["offset"]
             self.kept[session] = text[:start] + change["text"] + text[start + change["length"] :]
+        if hashlib.sha256(self.kept[session].encode()).hexdigest() != body["hash"]:
+            return refusal(409, "edit must give a text with that hash, got another")
         self.versions[session] = body["version"]
         return JSONResponse({"version": body["version"]})
 

@@ -35,7 +35,7 @@ class Document:
 
     def served_by(self, backend: Backend) -> None:
         """Take a server, which knows nothing of the document yet."""
-        self.mirror = Mirror(backend, lambda: str(self.text))
+        self.mirror = Mirror(backend, lambda: self.text)
         self.offer = None
 
     def replace(self, start: int, stop: int, text: str) -> None:

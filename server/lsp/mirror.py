@@ -8,6 +8,7 @@ from contextlib import aclosing
 from typing import Any
 
 from server.lsp.backend import Backend, Piece, Refused
+from server.sessions.text import Text
 
 SESSIONS = "/v1/edit-sessions"
 NO_SESSIONS = {404, 405, 501}  # how a server answers that does not know the path
@@ -18,7 +19,7 @@ ENCODING = "utf-32"  # offsets count characters, as Python does
 class Mirror:
     """One document's edit session. Changes go out in order, those that wait in one message."""
 
-    def __init__(self, backend: Backend, text: Callable[[], str]) -> None:
+    def __init__(self, backend: Backend, text: Callable[[], Text]) -> None:
         self._backend = backend
         self._text = text
         self._id: str | None = None
@@ -94,7 +95,7 @@ class Mirror:
     async def _create(self) -> None:
         model = await self._backend.model()
         self._waiting = []  # the text has them
-        body = {"text": self._text()} | ({} if model is None else {"model": model})
+        body = {"text": str(self._text())} | ({} if model is None else {"model": model})
         try:
             made = await self._backend.call("POST", SESSIONS, body)
         except Refused as refused:
@@ -112,6 +113,7 @@ class Mirror:
             "version": self._version + 1,
             "changes": changes,
             "encoding": ENCODING,
+            "hash": self._text().sha256,  # refused if the server's text would be another
         }
         try:
             await self._backend.call("PATCH", f"{SESSIONS}/{session}", body)

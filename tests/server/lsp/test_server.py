@@ -70,6 +70,7 @@ def test_the_server_has_what_the_editor_has(
             editor.inline(*cursor, triggerKind=1)
             where = Text.of(text).offset(cursor, encoding)
             assert backend.places[-1] == (text[:where], text[where:])
+        assert backend.paths.count("create") == 1
 
 
 def written(start: Position, stop: Position) -> dict[str, Any]:
