@@ -28,7 +28,9 @@ from kvedit.sight import Rows, Sight
 from kvedit.slots import Slots
 from kvedit.visibility import Visibility, causal, everything, first
 
-MOST_RUNS = 8  # runs of tokens that are due are read one by one; more of them all in one
+# runs of tokens that are due are read one by one; of more than so many, all rows are read in one
+# product, for which the text must be one piece: laying it out anew costs less than reading pieces
+MOST_RUNS = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -184,11 +186,11 @@ class EditedReading:
         self._record.computed(now)
         if self._record.first_stale is None:
             self.edits = 0
-        if self._layout.scattered:
+        runs = list(_runs(now))
+        if self._layout.scattered or len(runs) > MOST_RUNS:
             for slots in self._slots.values():
                 slots.renew(self._layout.pieces)
             self._layout.renew()
-        runs = list(_runs(now))
         written = [piece for run in runs for piece in self._layout.between(run.start, run.stop)]
         return _Pass(written, list(self._looks(now, runs, device)))
 
@@ -197,8 +199,8 @@ class EditedReading:
     ) -> Iterator[tuple[Rows, list[_Look]]]:
         if len(runs) > MOST_RUNS:
             place = now[-1] - len(now) + 1
-            looks = list(_scattered(self._layout, torch.tensor(now, device=device), place))
-            yield Rows(slice(0, len(now)), place, ()), looks
+            rows = Rows(slice(0, len(now)), place, ())
+            yield rows, [_scattered(torch.tensor(now, device=device), place)]
             return
         row = 0
         for run in runs:
@@ -215,21 +217,17 @@ def _of_run(layout: Layout, run: range) -> Iterator[_Look]:
         start += piece.count
 
 
-def _scattered(layout: Layout, now: Tensor, place: int) -> Iterator[_Look]:
-    """Yield what tokens anywhere look at, as one block of rows that ends where the last one is.
+def _scattered(now: Tensor, place: int) -> _Look:
+    """Return what tokens anywhere look at, as one block of rows that ends where the last one is.
 
-    now    [query] int64, their indices, ascending
+    now    [query] int64, their indices, ascending, in a text that is one piece
     place  of the first row
 
     Row r stands at `place + r`, and is token `now[r]`, some tokens nearer to the beginning: so to
-    it everything appears as many tokens nearer to the end. Tokens 2 5 6 stand at 4 5 6.
+    it the text appears as many tokens nearer to the end. Tokens 2 5 6 stand at 4 5 6.
     """
-    start = 0
-    later = torch.arange(place, place + len(now), device=now.device) - now
-    for piece in layout.between(0, place + len(now)):
-        origin = start - piece.slot
-        yield _Look(piece, origin + later, first(now - origin + 1))
-        start += piece.count
+    rows = torch.arange(place, place + len(now), device=now.device)
+    return _Look(Piece(0, place + len(now)), rows - now, first(now + 1))
 
 
 def _sights(slots: Slots, looks: Sequence[_Look]) -> Iterator[Sight]:

@@ -134,7 +134,7 @@ class EditedText:
         self._due: Iterator[Sequence[int]] = iter((range(0), (*range(25, 29), 64), range(1, 65, 3)))
 
     def rows(self, layer: Layer, key: Tensor, value: Tensor) -> Sequence[Rows]:
-        """Take in 60 tokens; 5 that are put before the 21st, with 5 others; 22; and what follows."""
+        """Take in 60 tokens; 5 put in at 20 and 5 others; 22; and what follows."""
         reading = self._reading
         if reading.length == 60:
             reading.edit((Hunk(20, 20, (0,) * 5),))

@@ -1,13 +1,15 @@
 """Rows by products of matrices in torch, with one softmax over all that they see; any device.
 
-A single sight that stands at one place is SDPA's work. Everything else goes in blocks of rows: what
-turns several times has its partner taken once, and angles come from a table.
+A single sight that stands at one place is SDPA's work, or at one place for each row. Everything
+else goes in blocks of rows: what turns several times has its partner taken once, and angles come
+from a table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -33,6 +35,8 @@ def read(layer: Layer, query: Tensor, rows: Rows) -> Tensor:
     sights = _seen(rows)
     if is_plain(layer, rows) and isinstance(sights[0], Sight):
         return _alone(layer, query, rows.place, sights[0])
+    if len(sights) == 1 and layer.softcap is None and _is_per_row(sights[0]):
+        return _row_by_row(layer, query, rows.place, sights[0])
     return _in_blocks(layer, query, rows.place, sights)
 
 
@@ -80,6 +84,29 @@ def _alone(layer: Layer, query: Tensor, place: int, sight: Sight) -> Tensor:
         scale=layer.scaling,
         enable_gqa=query.shape[1] != keys.shape[1],
         **masks,  # type: ignore[arg-type]
+    )
+
+
+def _is_per_row(sight: Sight | Ranked) -> TypeGuard[Sight]:
+    """Return whether a span stands at a place of its own for each row, whatever the head."""
+    if isinstance(sight, Ranked) or sight.away is not None:
+        return False
+    return isinstance(sight.start, Tensor) and sight.start.dim() == 1
+
+
+def _row_by_row(layer: Layer, query: Tensor, place: int, sight: Sight) -> Tensor:
+    """Read one span that stands elsewhere for each row: what they see is a mask."""
+    span, device = sight.span, query.device
+    places = torch.arange(place, place + query.shape[2], device=device)
+    distance = torch.as_tensor(sight.distance(places), device=device)
+    kv = torch.arange(span.first, span.length, device=device)
+    return scaled_dot_product_attention(
+        turn(layer.geometry, query, distance),
+        span.keys,
+        span.values,
+        attn_mask=sight.visible.mask(places, kv),
+        scale=layer.scaling,
+        enable_gqa=query.shape[1] != span.keys.shape[1],
     )
 
 

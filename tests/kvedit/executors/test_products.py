@@ -12,6 +12,7 @@ from kvedit.executors.cpu.executor import CpuExecutor
 from kvedit.executors.torch import TorchExecutor
 from kvedit.plain import PlainReading
 from kvedit.reading import Layer
+from kvedit.rotary import RotaryGeometry
 from kvedit.sight import Rows, Sight
 from kvedit.spans import Span
 from kvedit.visibility import first, within
@@ -67,3 +68,17 @@ def test_one_span_may_be_seen_in_part(visible: object) -> None:
     found = products.read(LAYER, query[:, :, :3], rows)
     expected = TorchExecutor().read(LAYER, query[:, :, :3], [rows])
     close(found, expected, NEAR)
+
+
+@pytest.mark.parametrize("geometry", [HALF, None])
+def test_one_span_may_stand_elsewhere_for_each_row(geometry: RotaryGeometry | None) -> None:
+    query, key, value = vectors(9)
+    span, now = Span(geometry), torch.tensor([2, 5, 8])
+    span.append(key, value)
+    sight = Sight(span, torch.arange(6, 9) - now, first(now + 1))
+    layer, rows = Layer(0, geometry, SCALING), Rows(slice(0, 3), 6, (sight,))
+    found = products.read(layer, query[:, :, now], rows)
+    expected = TorchExecutor().read(layer, query[:, :, now], [rows])
+    close(found, expected, NEAR)
+    plain = read(TorchExecutor(), PlainReading(), layer, (query, key, value), (9,))
+    close(found, plain[:, :, now], NEAR)
