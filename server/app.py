@@ -14,7 +14,17 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from server.admission import Admission
-from server.api import batch, chat, completions, fim, health, judge, models
+from server.api import (
+    batch,
+    chat,
+    completions,
+    edits,
+    edits_socket,
+    fim,
+    health,
+    judge,
+    models,
+)
 from server.api.common import Service, authorised
 from server.api.middleware import RequestLog
 from server.engines.base import Engine
@@ -23,6 +33,7 @@ from server.errors import EvenhandError, PlanError
 from server.judge.calibration import Calibration
 from server.protocol.common import fault
 from server.sessions.implicit import Implicit
+from server.sessions.sessions import Sessions
 from server.settings import Settings
 
 
@@ -38,17 +49,20 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
         ours = await asyncio.to_thread(load, settings) if engine is None else engine
         calibration = await asyncio.to_thread(Calibration, settings.slot_biases)
         named = settings.naming(ours.info.id)
+        sessions = Sessions(settings.session_bytes, settings.max_body_bytes)
         sequences = Implicit(
             ours,
             most=settings.fim_sessions,
             budget=settings.fim_session_bytes,
             idle=settings.fim_idle_seconds,
         )
-        app.state.service = Service(named, ours, app.state.admission, calibration, sequences)
+        kept = calibration, sessions, sequences
+        app.state.service = Service(named, ours, app.state.admission, *kept)
         try:
             yield
         finally:
             await sequences.close()
+            await sessions.close()
             calibration.close()
             if engine is None:
                 await ours.close()
@@ -57,7 +71,7 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
     app.state.settings = settings
     app.state.admission = Admission(settings.queue_limit)
     app.include_router(health.router)
-    for module in (completions, chat, fim, models, judge, batch):
+    for module in (completions, chat, fim, models, judge, batch, edits, edits_socket):
         app.include_router(module.router, dependencies=[Depends(authorised)])
     _add_errors(app)
     app.add_middleware(RequestLog)

@@ -67,7 +67,7 @@ async def _serve(settings: Settings, engine: Engine) -> None:
         port=settings.port,
         log_level="warning",
         access_log=False,
-        ws="none",
+        ws_max_size=settings.max_body_bytes,
         timeout_graceful_shutdown=int(ABORT_SECONDS) + 1,
     )
 

@@ -7,6 +7,8 @@ while running: 5xx or 429, and says whether a retry may help. Messages read
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class EvenhandError(Exception):
     """An error as it is told on the wire (the OpenAI error object).
@@ -37,7 +39,7 @@ class EvenhandError(Exception):
         self.status = self.status if status is None else status
         self.retry_after = retry_after
 
-    def wire(self) -> dict[str, dict[str, str | None]]:
+    def wire(self) -> dict[str, dict[str, Any]]:
         """Return the OpenAI error object."""
         error = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
         return {"error": error}

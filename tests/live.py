@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 @contextmanager
 def serving(app: Starlette) -> Iterator[str]:
     """Serve an application on a free port; yield its address."""
-    config = uvicorn.Config(app, port=0, log_level="warning", access_log=False, ws="none")
+    config = uvicorn.Config(app, port=0, log_level="warning", access_log=False)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import secrets
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import Request
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, HTTPConnection
 
 from server.admission import Admission
 from server.engines.base import Engine
@@ -19,6 +20,7 @@ from server.judge.calibration import Calibration
 from server.pipeline.compose import Answers
 from server.protocol.common import Body, parse
 from server.sessions.implicit import Implicit
+from server.sessions.sessions import Sessions
 from server.settings import Settings
 
 T = TypeVar("T")
@@ -33,6 +35,7 @@ class Service:
     engine: Engine
     admission: Admission
     calibration: Calibration = field(default_factory=partial(Calibration, None))
+    sessions: Sessions = field(default_factory=partial(Sessions, 2**28, 2**24))
     sequences: Implicit | None = None
 
     def answerer(self, request: Request, *names: object) -> Answers:
@@ -42,10 +45,10 @@ class Service:
         """
         if self.sequences is None:
             return self.engine
-        return self.sequences.of((request.headers.get("authorization", ""), *names))
+        return self.sequences.of((authorised(request), *names))
 
 
-def service(request: Request) -> Service:
+def service(request: HTTPConnection) -> Service:
     """Return the application's service (a FastAPI dependency); EngineError 503 before it is up."""
     found = getattr(request.app.state, "service", None)
     if isinstance(found, Service):
@@ -59,11 +62,15 @@ def service(request: Request) -> Service:
     )
 
 
-def authorised(request: Request) -> None:
-    """Check the bearer key where the operator set any (a FastAPI dependency); PlanError 401."""
+def authorised(request: HTTPConnection) -> str:
+    """Check the bearer key where the operator set any (a FastAPI dependency); PlanError 401.
+
+    returns  what stands for the key: what belongs to one is not told to another; empty where the
+             server is open to all
+    """
     settings: Settings = request.app.state.settings
     if not settings.api_keys:
-        return
+        return ""
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
     key = given.strip().encode() if scheme.lower() == "bearer" else b""
     known = (accepted.get_secret_value().encode() for accepted in settings.api_keys)
@@ -74,6 +81,7 @@ def authorised(request: Request) -> None:
             status=401,
             code="invalid_api_key",
         )
+    return hashlib.sha256(key).hexdigest()
 
 
 async def read(request: Request, kind: type[B]) -> B:

@@ -37,10 +37,16 @@ B = TypeVar("B", bound=CompletionBody | ChatBody | FimBody | InfillBody)
 
 @dataclass(frozen=True, slots=True)
 class Answering:
-    """A request that can run, and who writes its answer."""
+    """A request that can run, and who writes its answer.
 
-    errand: Errand[TextBody]
+    stages    what is told of them; None = the plan's
+    warnings  told besides those about the body
+    """
+
+    errand: Errand[Any]
     writer: Writer
+    stages: list[dict[str, Any]] | None = None
+    warnings: tuple[str, ...] = ()
 
     def tally(self) -> Tally:
         """Return an empty tally of the request's choices."""
@@ -50,8 +56,9 @@ class Answering:
     def evenhand(self, tally: Tally, reply: Reply) -> dict[str, Any]:
         """Return the reply's `evenhand` object."""
         notes = {**reply.notes, **tally.notes()}
-        warnings = [*self.errand.body.warnings, *left_out(notes)]
-        return evenhand(self.errand.plan.wire(), notes, warnings)
+        stages = self.errand.plan.wire() if self.stages is None else self.stages
+        warnings = [*self.errand.body.warnings, *self.warnings, *left_out(notes)]
+        return evenhand(stages, notes, warnings)
 
 
 async def answer(request: Request, service: Service, body: TextBody, writer: Writer) -> Response:
@@ -61,9 +68,14 @@ async def answer(request: Request, service: Service, body: TextBody, writer: Wri
     client = service.answerer(request, body.user, body.prompt_cache_key)
     run = compose(answering.errand.plan, client)
     await service.engine.check(answering.errand.plan.asked(job).work)
-    place = service.admission.take()
+    return await respond(request, service, answering, run)
+
+
+async def respond(request: Request, service: Service, answering: Answering, run: Run) -> Response:
+    """Run what has been checked, and return its reply, whole or as a stream."""
+    job, place = answering.errand.job, service.admission.take()
     try:
-        if not body.stream:
+        if not answering.errand.body.stream:
             whole = await until_disconnect(request, _whole(answering, run))
             place.release()
             return JSONResponse(whole)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, fsum, log
 
@@ -74,7 +73,7 @@ class Scripted:
             raise PlanError(f"engine must be one that reads so, got a script: {reason}")
         return ScriptedSession(self, reading)
 
-    async def generate(self, work: Work) -> AsyncGenerator[Chunk, None]:
+    async def generate(self, work: Work) -> AsyncIterator[Chunk]:
         """Return the stream of all choices, one chunk a word (EngineError once closed)."""
         if not self.alive:
             raise EngineError("engine must be open, got work after it was closed; start another")
@@ -85,7 +84,7 @@ class Scripted:
         """Take no more work."""
         self.alive = False
 
-    async def _stream(self, work: Work) -> AsyncGenerator[Chunk, None]:
+    async def _stream(self, work: Work) -> AsyncIterator[Chunk]:
         self.running += 1
         try:
             for index in range(len(work.prompts) * work.sampling.n):
@@ -177,11 +176,15 @@ class ScriptedSession:
         """Forget the text."""
         self._prompt, self._words = TextPrompt(()), []
 
-    async def _answer(self, stream: AsyncGenerator[Chunk, None]) -> AsyncIterator[Chunk]:
-        async with aclosing(stream):
+    async def _answer(self, stream: AsyncIterator[Chunk]) -> AsyncIterator[Chunk]:
+        try:
             async for chunk in stream:
                 self._words += chunk.text.split()
                 yield chunk
+        finally:
+            close = getattr(stream, "aclose", None)
+            if close is not None:
+                await close()
 
 
 def _alike(one: Sequence[str], other: Sequence[str]) -> int:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from server.engines.base import Edit, Fidelity
+from server.engines.base import Ability, Edit, Fidelity
 from server.engines.scripted import Answer, Scripted
 from server.errors import PlanError
 from server.job import ReadingSpec, Sampling
 from server.prompt import Part, TextPrompt
 
-ABILITIES = ("text", "logprobs", "attention")
+ABILITIES: tuple[Ability, ...] = ("text", "logprobs", "attention")
 
 
 def text(words: str) -> TextPrompt:
