@@ -14,7 +14,17 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from server.admission import Admission
-from server.api import batch, chat, completions, edits, edits_socket, fim, health, judge, models
+from server.api import (
+    batch,
+    chat,
+    completions,
+    edits,
+    edits_socket,
+    fim,
+    health,
+    judge,
+    models,
+)
 from server.api.common import Service, authorised
 from server.api.middleware import RequestLog
 from server.engines.base import Engine
@@ -46,14 +56,14 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
             budget=settings.fim_session_bytes,
             idle=settings.fim_idle_seconds,
         )
-        app.state.service = Service(
-            named, ours, app.state.admission, calibration, sessions, sequences
-        )
+        kept = calibration, sessions, sequences
+        app.state.service = Service(named, ours, app.state.admission, *kept)
         try:
             yield
         finally:
             await sessions.close()
             await sequences.close()
+            await sessions.close()
             calibration.close()
             if engine is None:
                 await ours.close()

@@ -45,7 +45,7 @@ class Service:
         """
         if self.sequences is None:
             return self.engine
-        return self.sequences.of((request.headers.get("authorization", ""), *names))
+        return self.sequences.of((authorised(request), *names))
 
 
 def service(request: HTTPConnection) -> Service:

@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.chunk import Chunk
-from server.engines.base import Edit, Session
+from server.engines.base import Ability, Edit, Session
 from server.engines.scripted import Answer, Scripted
 from server.errors import EngineError, PlanError
 from server.job import ReadingSpec, Sampling, Work
 from server.prompt import FillPrompt, Part, Prompt, TextPrompt
 from server.sessions.implicit import Document, Implicit
 
-ABILITIES = ("text", "logprobs", "attention")
+ABILITIES: tuple[Ability, ...] = ("text", "logprobs", "attention")
 ONE = " ".join(f"one{number}" for number in range(50))
 OTHER = " ".join(f"other{number}" for number in range(50))
 
