@@ -36,6 +36,16 @@ def test_a_lost_document_is_sent_again(backend: Completing, editor: Editor) -> N
     assert [*backend.kept.values()] == [DEF.replace("    ", "    xy")]
 
 
+def test_a_document_that_is_lost_when_it_is_asked_about(
+    backend: Completing, editor: Editor
+) -> None:
+    editor.open(DEF)
+    offers(editor)
+    backend.kept.clear()
+    assert offers(editor, 3, 5) == ["done"]
+    assert backend.paths == ["create", "complete", "complete", "create", "complete"]
+
+
 def test_a_document_that_went_another_way_is_sent_again(
     backend: Completing, editor: Editor
 ) -> None:
