@@ -34,7 +34,7 @@ from benchmarks._harness import Row, arguments, medians, show
 from kvedit.diff import hunks
 from kvedit.hf import Door, fit_kernels, open_door
 from kvedit.plain import PlainReading
-from kvedit.reading import Layer, Reading, whole_text
+from kvedit.reading import Layer, LayerKind, Reading, whole_text
 from kvedit.sight import Rows, Sight
 from kvedit.spans import Span
 from kvedit.visibility import causal
@@ -59,12 +59,15 @@ CHAIN = (1, 5, 20, 100)  # edits
 class Conflict:
     """Conflict fast encoding (arXiv 2407.03157, section 4): what follows an edit is not moved."""
 
-    def __init__(self, length: int, old: Sequence[tuple[int, int]], moved: int) -> None:
-        self._old, self._length, self._moved = old, length, moved
+    def __init__(self, length: int, old: Sequence[tuple[int, int]]) -> None:
+        self._old, self._length = old, length
         self._spans: dict[int, list[Span]] = {}
         self.own: dict[int, Span] = {}
 
-    suits = staticmethod(whole_text)
+    @staticmethod
+    def suits(layers: Sequence[LayerKind]) -> str | None:
+        """Return why a model cannot be read so."""
+        return whole_text(layers)
 
     def pieces(self, length: int) -> tuple[range, ...]:
         """Return one forward of everything."""
@@ -101,7 +104,7 @@ class Model:
     @classmethod
     def load(cls, path: Path, dtype: str) -> Model:
         """Load a folder or a GGUF file."""
-        model, tokenizer = read_model(path, Placement(torch.device("cpu"), dtype))
+        model, tokenizer = read_model(path, Placement("cpu", dtype))
         fit_kernels(model)
         size = int(model.config.get_text_config(decoder=True).vocab_size)
         encoder = Encoder(tokenizer, Vocabulary(tokenizer, size), 1 << 20)
@@ -231,7 +234,7 @@ def _conflict(
         fresh += hunk.ids
         done = hunk.stop
     kept.append((done, len(old) - 1))  # the last token is read again
-    reading = Conflict(len(new) - 1 - len(fresh), kept, 0)
+    reading = Conflict(len(new) - 1 - len(fresh), kept)
     reading.hold(whole)
     tokens = torch.tensor([[*fresh, new[-1]]])
     first = model.door.forward(tokens, reading, 1)[0, -1]

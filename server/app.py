@@ -63,7 +63,6 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
         finally:
             await sessions.close()
             await sequences.close()
-            await sessions.close()
             calibration.close()
             if engine is None:
                 await ours.close()

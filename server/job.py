@@ -89,6 +89,7 @@ class Job:
     prompts, reading, deterministic  as in `Work`
     case                             what a judge works on, until its ballot is rendered into
                                      `prompts`
+    kept                             whether its text is one that stays, and is edited
     """
 
     model: str
@@ -98,6 +99,7 @@ class Job:
     case: Case | None = None
     deterministic: bool = False
     id: str = ""
+    kept: bool = False
 
     def but(self, **changes: Any) -> Job:
         """Return a copy with some fields changed."""

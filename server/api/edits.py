@@ -234,7 +234,7 @@ async def _kept(
             return kept, Maker(owner, name, ({"stage": "pie"},))
         warning = f"the whole text is read for every answer, since nothing is kept: {kept.refusal}"
         return kept, Maker(owner, name, warnings=(warning,))
-    job = Job(name, Sampling(), prompts=(TextPrompt((Part(" "),)),))
+    job = Job(name, Sampling(), prompts=(TextPrompt((Part(" "),)),), kept=True)
     made = plan(stages, engine=service.engine, job=job)
     reading, maker = made.asked(job).reading, Maker(owner, name, tuple(made.wire()))
     if reading is None or reading.name != PIE.name:

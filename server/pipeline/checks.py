@@ -28,7 +28,7 @@ REMEDIES: Mapping[Need, tuple[str, str]] = MappingProxyType(
             "a set of documents or candidates",
             "send `documents`, content parts with a `group`, or candidates to /v1/judge",
         ),
-        "session": ("an edit session", "open one first"),
+        "session": ("a text that is edited", "open it at /v1/edit-sessions"),
     }
 )
 
@@ -113,4 +113,6 @@ def _offers(job: Job) -> frozenset[Need]:
         offers |= {"candidates", "set"}
     if job.prompts and all(prompt.sets for prompt in job.prompts):
         offers |= {"documents", "set"}
+    if job.kept:
+        offers.add("session")
     return frozenset(offers)

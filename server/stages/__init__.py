@@ -22,7 +22,17 @@ from server.stages.synthesize import Synthesize
 
 ALL = (Average, Calibrate, Pairwise, Parallel, Pie, Pine, Portia, Rerank, Sample, Swap, Synthesize)
 AnyStage = Annotated[
-    Average | Calibrate | Pairwise | Parallel | Pine | Portia | Rerank | Sample | Swap | Synthesize,
+    Average
+    | Calibrate
+    | Pairwise
+    | Parallel
+    | Pie
+    | Pine
+    | Portia
+    | Rerank
+    | Sample
+    | Swap
+    | Synthesize,
     Field(discriminator="stage"),
 ]
 

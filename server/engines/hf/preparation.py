@@ -55,7 +55,7 @@ class Preparation:
         heads = config.num_attention_heads
         dim = getattr(config, "head_dim", None) or config.hidden_size // heads
         kv_heads = getattr(config, "num_key_value_heads", None) or heads
-        return 2 * config.num_hidden_layers * kv_heads * dim * self.model.dtype.itemsize
+        return int(2 * config.num_hidden_layers * kv_heads * dim * self.model.dtype.itemsize)
 
     def check(self, work: Work) -> None:
         """Raise PlanError, in one sentence, for work that cannot run."""

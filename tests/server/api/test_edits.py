@@ -257,6 +257,27 @@ async def test_stages_of_the_caller_run_around_the_whole_text(client: Client) ->
     assert refused.status_code == 400
 
 
+async def test_the_numbers_of_pie_are_the_callers(client: Client) -> None:
+    engine = kept()
+    http = await client(engine)
+    asked = [{"stage": "pie", "heal_after": 0, "heal_read": 0.1}]
+    path = await opened(http, text="a b", stages=asked)
+    reply = (await http.post(f"{path}/complete", json={})).json()
+    assert reply["evenhand"]["stages"] == asked
+    reading = engine.works[-1].reading
+    assert reading is not None and dict(reading.numbers)["heal_read"] == 0.1
+    wrong = await http.post(PATH, json={"text": "x", "stages": [{"stage": "pie", "heal_read": 2}]})
+    assert wrong.status_code == 400 and "heal_read" in wrong.json()["error"]["message"]
+
+
+async def test_pie_is_refused_of_a_text_that_does_not_stay(client: Client) -> None:
+    http = await client(kept())
+    body = {"prompt": "a b", "stages": [{"stage": "pie"}]}
+    refused = await http.post("/v1/completions", json=body)
+    assert refused.status_code == 400
+    assert "open it at /v1/edit-sessions" in refused.json()["error"]["message"]
+
+
 async def test_fidelity_is_told_on_demand(client: Client) -> None:
     http = await client(kept())
     path = await opened(http, text="a b c d")
