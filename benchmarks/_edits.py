@@ -50,8 +50,8 @@ def sources() -> list[Path]:
 
 def windows(seed: int, files: int, tokens: int) -> Iterator[tuple[str, Lines]]:
     """Yield so many files' names and some lines of each, of about so many tokens."""
-    random = Random(seed)
-    for path in random.sample(sources(), files):
+    for path in Random(seed).sample(sources(), files):
+        random = Random(f"{seed} {path.name}")  # so that more files are these and others
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
         starts = [
             at for at, line in enumerate(lines) if line.startswith(("def ", "class ", "import "))
