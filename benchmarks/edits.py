@@ -1,6 +1,6 @@
 """Edits of real code: what the next tokens become, and what that costs, beside computing all anew.
 
-    python benchmarks/edits.py MODEL [--files 40] [--out answers.jsonl]
+    python benchmarks/edits.py [MODEL] [--files 40] [--out answers.jsonl]
 
 Left of the cursor (what follows it is not told to the model), while a hole is filled in, and after
 chains of edits; then the time to the first token. The truth is the whole text computed anew.
@@ -38,6 +38,7 @@ from kvedit.reading import Layer, LayerKind, Reading, whole_text
 from kvedit.sight import Rows, Sight
 from kvedit.spans import Span
 from kvedit.visibility import causal
+from pocket import WEIGHTS
 from portia.intervals import Rate, resample
 from server.engines.hf.edited import EditedText, Healing
 from server.engines.hf.loading import read_model
@@ -382,7 +383,9 @@ class Kept:
 
 def more(parser: argparse.ArgumentParser) -> None:
     """Add what this benchmark is told."""
-    parser.add_argument("model", type=Path, help="folder or GGUF file")
+    parser.add_argument(
+        "model", type=Path, nargs="?", default=WEIGHTS, help="folder or GGUF file; without: pocket"
+    )
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--files", type=int, default=40)
     parser.add_argument("--edits", type=int, default=4, help="of a file; each with three cursors")
