@@ -17,7 +17,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -201,45 +201,50 @@ def left(model: Model, case: Case, random: Random) -> dict[str, Compared]:
     old, new = model.ids(case.old), model.ids(case.new)
     rest = model.ids(case.rest)[: AHEAD - 1]
     truth = model.anew(new, rest)
-    found = {"no edit": Compared.of(truth, model.anew(old, rest), 0)}
-    found["conflict fast encoding"] = _conflict(model, truth, old, new, rest)
-    for name, healing in METHODS.items():
-        text = start(model, healing, old)
-        text.become(old, new)
+    found = _unedited(model, truth, old, new, rest)
+    text = start(model, PAPER, old)
+
+    def compared() -> Compared:
         first, rows = answered(text)
-        found[name] = Compared.of(truth, model.ahead(text.reading, first, rest), rows)
+        return Compared.of(truth, model.ahead(text.reading, first, rest), rows)
+
+    for name, healing in METHODS.items():
+        text.heal_by(healing)
+        text.become(old, new)
+        found[name] = compared()
         if name == "recipe":
             text.become([*new, *rest], new)
             heal_all(text)
-            first, _ = answered(text)
-            healed = model.ahead(text.reading, first, rest)
-            found["recipe, healed when idle"] = Compared.of(truth, healed, len(new))
-    text = start(model, PAPER, old)
+            found["recipe, healed when idle"] = replace(compared(), rows=len(new))
+        text.become([*new, *rest], old)  # what it was: exact again, once it is healed
+        heal_all(text)
+    text.heal_by(PAPER)
     text.become(old, new)
-    stale = text.reading.outdated or text.reading.stale
+    stale = text.reading.stale
     text.reading.heal(random.sample(stale, min(len(stale), len(new) // 10)))
-    first, rows = answered(text)
-    found["PIE + random 10 %"] = Compared.of(truth, model.ahead(text.reading, first, rest), rows)
+    found["PIE + random 10 %"] = compared()
     return found
 
 
-def _conflict(
+def _unedited(
     model: Model, truth: Tensor, old: Sequence[int], new: Sequence[int], rest: Sequence[int]
-) -> Compared:
-    """Put what is new behind the text as it was, with the first hunk's tokens where they belong."""
+) -> dict[str, Compared]:
+    """Return what the old text says, and the old one with what is new where it belongs."""
     whole = PlainReading()
-    model.door.forward(torch.tensor([list(old)]), whole, None)
+    last = model.door.forward(torch.tensor([list(old)]), whole, 1)[0, -1]
     kept, done, fresh = list[tuple[int, int]](), 0, list[int]()
     for hunk in hunks(old, new):
         kept.append((done, hunk.start))
         fresh += hunk.ids
         done = hunk.stop
-    kept.append((done, len(old) - 1))  # the last token is read again
+    kept.append((done, max(done, len(old) - 1)))  # the last token is read again
     reading = Conflict(len(new) - 1 - len(fresh), kept)
     reading.hold(whole)
     tokens = torch.tensor([[*fresh, new[-1]]])
     first = model.door.forward(tokens, reading, 1)[0, -1]
-    return Compared.of(truth, model.ahead(reading, first, rest), tokens.shape[1])
+    conflict = Compared.of(truth, model.ahead(reading, first, rest), tokens.shape[1])
+    plain = Compared.of(truth, model.ahead(whole, last, rest), 0)
+    return {"no edit": plain, "conflict fast encoding": conflict}
 
 
 def filled(model: Model, lines: list[str], typed: int, random: Random) -> dict[str, Compared]:

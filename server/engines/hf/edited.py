@@ -64,7 +64,7 @@ class EditedForward(ReadingForward):
         super().__init__(door, reading)
         self.ids: Sequence[int] = ()
         self.due = False
-        self._edited, self._share = reading, share
+        self._edited, self.share = reading, share
 
     @property
     def shares(self) -> bool:
@@ -79,7 +79,7 @@ class EditedForward(ReadingForward):
         weighing = Weighing(self._edited, self._door.executor)
         logits = self._door.run(ids, weighing, keep)
         length = self._edited.length
-        count = round(self._share * length)
+        count = round(self.share * length)
         chosen = most_read(weighing.weights, self._edited.outdated, count)
         if not chosen:
             return logits
@@ -102,6 +102,10 @@ class EditedText:
         self.reading = EditedReading()
         self.forward = EditedForward(door, self.reading, healing.read)
         self._door, self._healing, self._control = door, healing, control
+
+    def heal_by(self, healing: Healing) -> None:
+        """Heal from now on by other numbers."""
+        self._healing, self.forward.share = healing, healing.read
 
     @property
     def ids(self) -> Sequence[int]:
