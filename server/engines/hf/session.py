@@ -97,7 +97,7 @@ class HfSession:
         async with self._alone():
             if self._text is None or not self._text.ids:
                 return Fidelity(0.0, True)  # a text that is computed whole each time
-            measured = asyncio.wrap_future(self._worker.call(self._text.fidelity))
+            measured = asyncio.wrap_future(self._worker.call(partial(self._fidelity, self._text)))
             return cast("Fidelity", await measured)
 
     async def generate(self, sampling: Sampling) -> Stream:
@@ -188,8 +188,23 @@ class HfSession:
             return False  # whoever changes it asks for the next moment
         try:
             return text.heal()
+        except Exception:
+            self._fail()
+            raise
         finally:
             self._touched.release()
+
+    def _fidelity(self, text: EditedText) -> Fidelity:
+        try:
+            return text.fidelity()
+        except Exception:
+            self._fail()
+            raise
+
+    def _fail(self) -> None:
+        """Take note that a forward has failed: what was read by it means nothing."""
+        if self._context is not None:
+            self._context.failed = True
 
     @property
     def _ids(self) -> list[int]:

@@ -14,7 +14,7 @@ from sequences import Widths, answer, drain, same
 from server.engines.base import Session
 from server.engines.hf import HfEngine
 from server.engines.hf.session import HfSession
-from server.errors import PlanError
+from server.errors import EngineError, PlanError
 from server.job import ReadingSpec, Sampling
 from server.prompt import Part, Prompt, TextPrompt, TokenPrompt
 from server.stages.pie import Pie
@@ -248,3 +248,32 @@ async def test_usage_tells_what_was_at_hand(make_engine: MakeEngine) -> None:
     await session.edit(TokenPrompt((*TEXT, 200)))
     told = usage(await drain(await session.generate(GREEDY)))
     assert told.prompt_tokens == len(TEXT) + 1 and told.cached_tokens >= len(TEXT) - 1
+
+
+@pytest.mark.parametrize("ask", ["heal", "fidelity"])
+async def test_what_failed_in_an_idle_moment_is_known_to_be_broken(
+    make_engine: MakeEngine, ask: str
+) -> None:
+    engine = make_engine()
+    widths = Widths(engine)
+    session = await engine.open(PAPER)
+    await session.edit(TokenPrompt(TEXT))
+    await answer(session)
+    await healed(session)
+    widths.fail = True
+    changed = TokenPrompt((*TEXT[:10], 201, 202, *TEXT[10:]))
+    if ask == "heal":
+        await session.edit(changed)
+        assert isinstance(session, HfSession) and session._context is not None
+        async with asyncio.timeout(10):
+            while not session._context.failed:  # noqa: ASYNC110  there is no event
+                await asyncio.sleep(0.005)
+    else:
+        with pytest.raises(EngineError):
+            await session.fidelity(changed)
+    widths.fail = False
+    with pytest.raises(EngineError, match="must be whole"):
+        await session.edit(TokenPrompt(TEXT))
+    other = await engine.open(PAPER)
+    await other.edit(TokenPrompt(TEXT))
+    assert len(await answer(other)) > 0
