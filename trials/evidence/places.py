@@ -24,7 +24,6 @@ STAGES: Mapping[str, list[dict[str, Any]]] = MappingProxyType(
         "parallel": [{"stage": "parallel"}],
         "pine": [{"stage": "pine"}],
         "rerank": [{"stage": "rerank"}],
-        "rerank, best last": [{"stage": "rerank", "best": "last"}],
     }
 )
 

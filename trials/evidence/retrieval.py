@@ -23,6 +23,7 @@ class Searchable:
         counted = [Counter(passage.split()) for passage in passages]
         lengths = [sum(words.values()) for words in counted]
         mean = sum(lengths) / max(len(lengths), 1)
+        self._count = len(passages)
         self._weights: dict[str, dict[int, float]] = defaultdict(dict)
         for index, (words, length) in enumerate(zip(counted, lengths, strict=True)):
             norm = SATURATION * (1 - LENGTH + LENGTH * length / max(mean, 1))
@@ -34,8 +35,8 @@ class Searchable:
                 holders[index] *= rare
 
     def nearest(self, question: str) -> list[int]:
-        """Return the passages that share a word with a question, nearest first."""
-        score: dict[int, float] = defaultdict(float)
+        """Return the passages, nearest to a question first, those without a word of it last."""
+        score = dict.fromkeys(range(self._count), 0.0)
         for word in set(question.split()):
             for index, weight in self._weights.get(word, {}).items():
                 score[index] += weight

@@ -105,8 +105,9 @@ def _questions(data: Path, sizes: Sizes) -> dict[str, list[Question]]:
         for count in sizes.documents:
             name = f"questions among {count} passages"
             found[name] = natural(folder, sizes.questions, count, sizes.seed)
-            name = f"questions among the {count} nearest passages"
-            found[name] = natural(folder, sizes.questions, count, sizes.seed, near=True)
+        count = sizes.documents[0]
+        name = f"questions among the {count} nearest passages"
+        found[name] = natural(folder, sizes.questions, count, sizes.seed, near=True)
     if "keys" in sizes.parts:
         name = f"keys among {KEYS} pairs"
         found[name] = key_values(folder, sizes.questions, KEYS, sizes.seed)

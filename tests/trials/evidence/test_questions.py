@@ -45,6 +45,16 @@ def test_no_other_passage_has_the_answer(folder: Path) -> None:
         assert not any(question.right(other) for other in question.others)
 
 
+def test_near_ones_share_the_questions_words(folder: Path) -> None:
+    asked = natural(folder, 12, 4, 1, near=True)
+    assert asked == natural(folder, 12, 4, 1, near=True)
+    for question in asked:
+        assert len(set(question.documents(0))) == 4
+        assert not any(question.right(other) for other in question.others)
+    [books] = [each for each in asked if each.gold.startswith("Book 3")]
+    assert all(other.startswith("Book") for other in books.others)  # "Both" has no word of it
+
+
 def test_a_seed_draws_the_same(folder: Path) -> None:
     assert natural(folder, 5, 4, 7) == natural(folder, 5, 4, 7) != natural(folder, 5, 4, 8)
 
