@@ -137,7 +137,6 @@ class EditedReading:
         self._record.apply(changes)
         self.due = tuple(_due_after(self.due, changes))
         self.edits = self.edits + 1 if self._record.first_stale is not None else 0
-        self._pass = None
 
     def feed(self, ids: Sequence[int]) -> None:
         """Add tokens at the end: they are due."""
