@@ -6,6 +6,7 @@ Both texts are tokenised whole: tokens that were spliced together are often not 
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -45,10 +46,10 @@ def hunks(old: Sequence[int], new: Sequence[int], join: int = JOIN) -> tuple[Hun
              are looked for
     returns  () for equal texts; applied to the old tokens, they give the new ones
 
-    What both begin and end with is kept. Between, runs of `join` tokens that stand once in each
-    text are kept where their order is the same (patience diff: the longest such list), and what is
-    equal around them; then the gaps between are looked into in the same way. So time is
-    near-linear, whatever the texts: what repeats everywhere makes one hunk of the whole middle.
+    What both begin and end with is kept. Between, runs of `join` tokens that stand as often in
+    each text, the first for the first, are kept where their order is the same (patience diff: the
+    longest such list), and what is equal around them; then the gaps between are looked into in the
+    same way. So time is near-linear, whatever the texts, and what repeats without end is one hunk.
     """
     gaps = [_trimmed(old, new, _Gap(range(len(old)), range(len(new))))]
     for _ in range(DEPTH):
@@ -57,15 +58,8 @@ def hunks(old: Sequence[int], new: Sequence[int], join: int = JOIN) -> tuple[Hun
         if finer == gaps:
             break
         gaps = finer
-    joined = list[_Gap]()
-    for gap in gaps:
-        if joined and gap.old.start - joined[-1].old.stop < join:
-            before = joined.pop()
-            gap = gap.within((before.old.start, gap.old.stop), (before.new.start, gap.new.stop))
-        joined.append(gap)
     return tuple(
-        Hunk(gap.old.start, gap.old.stop, tuple(new[gap.new.start : gap.new.stop]))
-        for gap in joined
+        Hunk(gap.old.start, gap.old.stop, tuple(new[gap.new.start : gap.new.stop])) for gap in gaps
     )
 
 
@@ -90,7 +84,7 @@ def _trimmed(old: Sequence[int], new: Sequence[int], gap: _Gap) -> _Gap:
 
 
 def _split(old: Sequence[int], new: Sequence[int], gap: _Gap, join: int) -> Iterator[_Gap]:
-    """Yield what is left of a gap once the runs that stand once in both are kept."""
+    """Yield what is left of a gap once the runs that both have are kept."""
     a, c = gap.old.start, gap.new.start
     for at, to in _anchors(old, new, gap, join):
         if at < a or to < c:
@@ -103,21 +97,25 @@ def _split(old: Sequence[int], new: Sequence[int], gap: _Gap, join: int) -> Iter
 
 
 def _anchors(old: Sequence[int], new: Sequence[int], gap: _Gap, size: int) -> list[tuple[int, int]]:
-    """Return where runs stand that each side has once, both ascending, as many as there can be."""
+    """Return where runs stand that both sides have as often, ascending, as many as can be."""
     if len(gap.old) < size or len(gap.new) < size:
         return []
-    places = _once(old, gap.old, size)
-    pairs = [(places[run], to) for run, to in _once(new, gap.new, size).items() if run in places]
+    before, after = (_places(ids, own, size) for ids, own in ((old, gap.old), (new, gap.new)))
+    pairs = [
+        pair
+        for run, places in before.items()
+        if len(places) == len(after.get(run, ()))
+        for pair in zip(places, after[run], strict=True)
+    ]
     return _ascending(sorted(pairs, key=lambda pair: pair[1]))
 
 
-def _once(ids: Sequence[int], within: range, size: int) -> dict[tuple[int, ...], int]:
-    """Return the runs of so many tokens that stand once, and where."""
-    found = dict[tuple[int, ...], int]()
+def _places(ids: Sequence[int], within: range, size: int) -> dict[tuple[int, ...], list[int]]:
+    """Return by run of so many tokens where it stands."""
+    found = defaultdict[tuple[int, ...], list[int]](list)
     for start in range(within.start, within.stop - size + 1):
-        run = tuple(ids[start : start + size])
-        found[run] = -1 if run in found else start
-    return {run: start for run, start in found.items() if start >= 0}
+        found[tuple(ids[start : start + size])].append(start)
+    return found
 
 
 def _ascending(pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -139,7 +139,6 @@ class EditedReading:
         self.due = tuple(_due_after(self.due, changes))
         # what is put at the end, or cut off there, makes nothing stale
         self.edits = self.edits + behind if self._record.first_stale is not None else 0
-        self._pass = None
 
     def feed(self, ids: Sequence[int]) -> None:
         """Add tokens at the end: they are due."""

@@ -61,12 +61,56 @@ def test_edits_with_little_between_are_one() -> None:
     assert len(hunks(old, new, 7)) == 2
 
 
-def test_what_stands_twice_is_found_within_what_stands_once() -> None:
-    """A function that is a copy of another: its lines stand once between the changes around it."""
-    body, name = list(range(30)), list(range(100, 112))
-    old = [*body, *name, *body, *name[::-1], *body]
-    changes = [Hunk(5, 6, (900,)), Hunk(55, 56, (901,)), Hunk(100, 101, (902,))]
+BLOCK, NAME = list(range(30)), list(range(100, 112))  # a function, and another
+
+
+def test_copies_are_kept_each_where_it_stands() -> None:
+    old = [200, *BLOCK, 201, *BLOCK, 202, *BLOCK, 203]
+    changes = [Hunk(at, at + 1, (900 + at,)) for at in (0, 31, 62, 93)]
     assert hunks(old, apply(old, changes)) == tuple(changes)
+
+
+def test_copies_that_came_are_told_from_those_that_were_there() -> None:
+    """The block stands three times here and twice there, but between the same lines once."""
+    old = [200, *BLOCK, 201, *NAME, 202, *BLOCK, 203, *NAME[::-1], 204]
+    changes = [
+        Hunk(0, 1, (900,)),
+        Hunk(31, 32, (901,)),
+        Hunk(44, 45, (902,)),
+        Hunk(75, 76, (903,)),
+        Hunk(88, 89, (*range(300, 310), *BLOCK, 905)),
+    ]
+    assert hunks(old, apply(old, changes)) == tuple(changes)
+
+
+def test_a_run_that_begins_within_what_is_kept_is_not_kept_twice() -> None:
+    old, new = [*range(1, 9), 99, 7, 8, *range(50, 58)], [*range(1, 9), *range(50, 58)]
+    for around in ([], [300], [300, 301]):
+        one, other = [*around, *old, *around[::-1]], [*around[::-1], *new, *around]
+        for old_text, new_text in ((one, other), (other, one)):
+            found = hunks(old_text, new_text)
+            assert apply(old_text, found) == new_text
+            assert all(hunk.start <= hunk.stop for hunk in found)
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_of_two_that_changed_places_the_longer_one_is_kept(swapped: bool) -> None:
+    texts = [*BLOCK, *NAME], [*NAME, *BLOCK]
+    old, new = texts[::-1] if swapped else texts
+    kept = [one for hunk in hunks(old, new) for one in old[hunk.start : hunk.stop]]
+    assert kept == NAME
+
+
+@given(
+    old=st.lists(st.integers(0, 2), min_size=8, max_size=60),
+    cuts=st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=6),
+    join=st.integers(1, 9),
+)
+def test_a_text_made_of_pieces_of_another(
+    old: list[int], cuts: list[tuple[int, int]], join: int
+) -> None:
+    new = [one for first, last in cuts for one in old[first:last]]
+    assert apply(old, hunks(old, new, join)) == new
 
 
 def test_any_text_is_compared_in_near_linear_time() -> None:

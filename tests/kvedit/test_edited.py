@@ -276,6 +276,7 @@ def test_an_edit_finds_what_is_due_where_it_is_then() -> None:
     assert reading.due == tuple(range(10))
     reading.edit([Hunk(2, 5, (7,)), Hunk(9, 9, (1, 2))])
     assert reading.due == tuple(range(10)) and reading.length == 10
+    assert reading.edits == 0, "nothing is stale that nobody has computed"
     _, key, value = vectors(10)
     reading.rows(Layer(0, HALF, 0.5), key, value)
     reading.heal([8, 3])
