@@ -114,20 +114,16 @@ def test_a_text_made_of_pieces_of_another(
 
 
 def test_any_text_is_compared_in_near_linear_time() -> None:
-    """Eight times the tokens take some eight times as long, not 64 times."""
-    draw = random.Random(5)
-
-    def spent(count: int) -> float:
-        shift = list(range(count))
-        pairs = [
-            ([draw.randrange(50_000) for _ in range(count)] for _ in range(2)),
-            ([1, 2] * (count // 2), [2, 1, 3] * (count // 3)),
-            (shift, shift[count // 2 :] + shift[: count // 2]),
-            ([draw.randrange(20) for _ in range(count)] for _ in range(2)),
-        ]
-        begin = time.process_time()
-        for old, new in pairs:
-            assert apply(old, hunks(old, new)) == new
-        return time.process_time() - begin
-
-    assert min(spent(16_000) for _ in range(2)) < 32 * max(spent(2_000) for _ in range(3))
+    """In a tenth of a second or so; every token beside every other would take minutes."""
+    draw, count = random.Random(5), 16_000
+    shift = list(range(count))
+    pairs = [
+        ([draw.randrange(50_000) for _ in range(count)] for _ in range(2)),
+        ([1, 2] * (count // 2), [2, 1, 3] * (count // 3)),
+        (shift, shift[count // 2 :] + shift[: count // 2]),
+        ([draw.randrange(20) for _ in range(count)] for _ in range(2)),
+    ]
+    begin = time.process_time()
+    for old, new in pairs:
+        assert apply(old, hunks(old, new)) == new
+    assert time.process_time() - begin < 20
