@@ -10,11 +10,10 @@ from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
-from server.api.common import Service, read, service, unexpected, until_disconnect
-from server.api.generate import Run, answer, close_reply, closing, errand_of
-from server.api.stream import EventStream
+from server.api.common import Service, read, service, unexpected
+from server.api.generate import Run, answer, closing, errand_of, placed
 from server.chunk import LEFT_OUT, Chunk
 from server.errand import Errand
 from server.errors import EvenhandError
@@ -50,23 +49,10 @@ async def infill(request: Request, service: Annotated[Service, Depends(service)]
     names = body.id_slot, body.user, body.prompt_cache_key
     client = service.engine if body.cache_prompt is False else service.answerer(request, *names)
     run = compose(errand.plan, client)
-    place = service.admission.take()
-    try:
-        if not body.stream:
-            whole = await until_disconnect(request, filling.whole(run))
-            place.release()
-            return JSONResponse(whole)
-        reply = await until_disconnect(request, run(errand.job))
-        return EventStream(
-            _events(filling, reply),
-            close=partial(close_reply, reply),
-            admission=service.admission,
-            place=place,
-            silence=service.settings.keep_alive_seconds,
-        )
-    except BaseException:
-        place.release()
-        raise
+    events = partial(_events, filling) if body.stream else None
+    return await placed(
+        request, service, partial(run, errand.job), partial(filling.whole, run), events
+    )
 
 
 @dataclass(slots=True)

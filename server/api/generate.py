@@ -73,15 +73,30 @@ async def answer(request: Request, service: Service, body: TextBody, writer: Wri
 
 async def respond(request: Request, service: Service, answering: Answering, run: Run) -> Response:
     """Run what has been checked, and return its reply, whole or as a stream."""
-    job, place = answering.errand.job, service.admission.take()
+    job, streams = answering.errand.job, answering.errand.body.stream
+    events = partial(_events, answering) if streams else None
+    return await placed(
+        request, service, partial(run, job), partial(_whole, answering, run), events
+    )
+
+
+async def placed(
+    request: Request,
+    service: Service,
+    run: Callable[[], Awaitable[Reply]],
+    whole: Callable[[], Awaitable[dict[str, Any]]],
+    events: Callable[[Reply], AsyncGenerator[bytes, None]] | None,
+) -> Response:
+    """Take a place, and return a reply: its events, or, where there are none, all of it at once."""
+    place = service.admission.take()
     try:
-        if not answering.errand.body.stream:
-            whole = await until_disconnect(request, _whole(answering, run))
+        if events is None:
+            found = await until_disconnect(request, whole())
             place.release()
-            return JSONResponse(whole)
-        reply = await until_disconnect(request, run(job))
+            return JSONResponse(found)
+        reply = await until_disconnect(request, run())
         return EventStream(
-            _events(answering, reply),
+            events(reply),
             close=partial(close_reply, reply),
             admission=service.admission,
             place=place,
