@@ -93,9 +93,10 @@ class HfSession:
 
     async def fidelity(self, prompt: Prompt) -> Fidelity:
         """Edit it, and compare the next token with that of the text read anew: takes as long."""
-        await self.edit(prompt)
         async with self._alone():
-            if self._text is None or not self._text.ids:
+            edit = partial(self._edit, prompt, exact=False)
+            await asyncio.get_running_loop().run_in_executor(self._preparing, edit)
+            if self._text is None:
                 return Fidelity(0.0, True)  # a text that is computed whole each time
             measured = asyncio.wrap_future(self._worker.call(partial(self._fidelity, self._text)))
             return cast("Fidelity", await measured)
@@ -162,6 +163,7 @@ class HfSession:
         if self._context is None:
             self._context = Context(text.forward, self._preparation.door.device)
         self._context.become(ids, text.ready())
+        text.forward.ids = self._context.ids  # the answer's too, as they come
         return edit
 
     def _anew(self, encoded: Encoded) -> Edit:
