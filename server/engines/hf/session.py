@@ -227,7 +227,9 @@ class HfSession:
         """Have the sequence for oneself: no answer is written, and nothing of it is computed."""
         async with self._busy:
             await self._free()
-            await asyncio.to_thread(self._touched.acquire)
+            # held for a chunk at most; a thread that waited for it would outlive who is cancelled
+            while not self._touched.acquire(blocking=False):  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
             try:
                 yield
             finally:
