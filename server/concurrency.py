@@ -1,4 +1,4 @@
-"""Much to do: a few at once in order of completion, or all at once in the order given."""
+"""Much to do: a few at once in order of completion, or all at once; and what must end well."""
 
 from __future__ import annotations
 
@@ -56,6 +56,23 @@ async def together(work: Iterable[Awaitable[Result]]) -> list[Result]:
         return await asyncio.gather(*tasks)
     finally:
         await _cancel(tasks)
+
+
+async def unbroken(work: Awaitable[Result]) -> Result:
+    """Await what must not be left half done: a caller that is cancelled waits for its end."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise
+
+
+async def closed(stream: object) -> None:
+    """Close a stream that nobody reads any more, if it can be closed: that stops its work."""
+    close = getattr(stream, "aclose", None)
+    if close is not None:
+        await close()
 
 
 async def _next(things: AsyncIterator[Thing]) -> tuple[Thing] | None:

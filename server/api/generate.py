@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse, Response
 from server.api.common import Service, resolve, unexpected, until_disconnect
 from server.api.stream import EventStream
 from server.chunk import Chunk
+from server.concurrency import closed
 from server.errand import Errand
 from server.errors import EngineError, EvenhandError, PlanError
 from server.job import Job, Reply
@@ -228,6 +229,4 @@ async def closing(reply: Reply) -> AsyncIterator[AsyncIterator[Chunk]]:
 
 async def close_reply(reply: Reply) -> None:
     """Stop the work behind a reply, which nobody reads any more."""
-    close = getattr(reply.chunks, "aclose", None)
-    if close is not None:
-        await close()
+    await closed(reply.chunks)

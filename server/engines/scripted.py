@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from math import exp, fsum, log
 
 from server.chunk import Chunk, FinishReason, Scored, Usage
+from server.concurrency import closed
 from server.engines.base import Ability, Edit, Fidelity, ModelInfo, Session
 from server.errors import EngineError, PlanError
 from server.job import ReadingSpec, Sampling, Work
@@ -187,9 +188,7 @@ class ScriptedSession:
                 self._words += chunk.text.split()
                 yield chunk
         finally:
-            close = getattr(stream, "aclose", None)
-            if close is not None:
-                await close()
+            await closed(stream)
 
 
 def _alike(one: Sequence[str], other: Sequence[str]) -> int:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from portia.verdict import TIE, Vote
 from server.chunk import Chunk, Usage
+from server.concurrency import closed
 from server.engines.base import Ability, Engine
 from server.job import Job, Reply, Sampling, Work
 from server.judge.ballot import Ballot, Call, Sample
@@ -52,9 +53,7 @@ async def _collect(stream: AsyncIterator[Chunk]) -> list[Chunk]:
     try:
         return [chunk async for chunk in stream]
     finally:
-        close = getattr(stream, "aclose", None)
-        if close is not None:
-            await close()
+        await closed(stream)
 
 
 def read(ballot: Ballot, chunks: Sequence[Chunk]) -> Call:

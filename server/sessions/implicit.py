@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from server.chunk import Chunk
+from server.concurrency import closed
 from server.engines.base import Edit, Engine, Session
 from server.errors import EngineError, PlanError
 from server.job import Work
@@ -242,9 +243,7 @@ class _Answer(AsyncIterator[Chunk]):
         if finish is None:
             return
         try:
-            close = getattr(self._chunks, "aclose", None)
-            if close is not None:
-                await close()
+            await closed(self._chunks)
         finally:
             await finish()
 

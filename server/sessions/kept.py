@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
 
 from server.chunk import Chunk
 from server.engines.base import Edit, Engine, Fidelity, Session
 from server.errors import EngineError, PlanError
 from server.job import ReadingSpec, Sampling
 from server.prompt import Prompt
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +68,13 @@ class Kept:
         """Make it a document's prompt (as `Session.edit`)."""
         new = self._session is None
         try:
-            edit = await _unbroken((await self._opened()).edit(prompt, exact=exact))
+            edit = await (await self._opened()).edit(prompt, exact=exact)
         except EngineError:
             await self.forget()
             if new:
                 raise
             # it had failed while it answered: another may do
-            edit = await _unbroken((await self._opened()).edit(prompt, exact=exact))
+            edit = await (await self._opened()).edit(prompt, exact=exact)
         self._read = Read(version, edit)
         return edit
 
@@ -92,7 +89,7 @@ class Kept:
                 "session must keep a cache to be compared with a new reading, got one that does "
                 f"not: {self.refusal}; use a model that can be read so"
             )
-        return await _unbroken((await self._opened()).fidelity(prompt))
+        return await (await self._opened()).fidelity(prompt)
 
     async def forget(self) -> None:
         """Free it; it is opened again when it is needed."""
@@ -104,13 +101,3 @@ class Kept:
         if self._session is None:
             self._session = await self._engine.open(self.reading)
         return self._session
-
-
-async def _unbroken(work: Coroutine[Any, Any, T]) -> T:
-    """Await what must not be left half done: a caller that is cancelled waits for its end."""
-    task = asyncio.create_task(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task})
-        raise

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from server.chunk import Chunk
+from server.concurrency import closed
 from server.engines.base import Fidelity
 from server.errors import PlanError
 from server.prompt import Prompt, TextPrompt
@@ -168,9 +169,7 @@ class EditSession:
                             break
                     running.end()
                 finally:
-                    close = getattr(stream, "aclose", None)
-                    if close is not None:
-                        await close()
+                    await closed(stream)
         except Exception as error:
             log.debug("answer in session failed", exc_info=True)
             running.fail(failed(error))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.concurrency import completed, each
+from server.concurrency import closed, completed, each, unbroken
 
 
 @given(
@@ -111,3 +111,40 @@ async def test_a_source_that_waits_does_not_hold_back_what_is_done() -> None:
         assert await anext(results) == 0
         more.set()
         assert [index async for index in results] == [1]
+
+
+async def test_what_must_not_be_left_half_done_is_awaited_by_who_is_cancelled() -> None:
+    go, done = asyncio.Event(), list[int]()
+
+    async def work() -> int:
+        await go.wait()
+        done.append(1)
+        return 7
+
+    waiting = asyncio.create_task(unbroken(work()))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert done == [1]
+    assert await unbroken(work()) == 7
+
+
+async def test_a_stream_is_closed_if_it_can_be() -> None:
+    ended = list[int]()
+
+    async def stream() -> AsyncIterator[int]:
+        try:
+            yield 1
+            yield 2
+        finally:
+            ended.append(1)
+
+    begun = stream()
+    assert await anext(begun) == 1
+    await closed(begun)
+    assert ended == [1]
+    await closed(iter(()))

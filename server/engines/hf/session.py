@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import cast
+from typing import ParamSpec, TypeVar, cast
 
 from kvedit.segments import Ids
+from server.concurrency import unbroken
 from server.engines.base import Edit, Fidelity
 from server.engines.hf.context import Context
 from server.engines.hf.edited import EditedText, Healing
@@ -23,6 +24,9 @@ from server.errors import EngineError, PlanError
 from server.job import ReadingSpec, Sampling
 from server.prompt import Prompt
 from server.text.prompts import Encoded
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 EDITED = "pie"  # the reading of a text that is edited
 
@@ -77,8 +81,7 @@ class HfSession:
     async def feed(self, prompt: Prompt) -> int:
         """Add a prompt at the end; the first is cut as the reading asks, later ones stay whole."""
         async with self._alone():
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._preparing, self._add, prompt)
+            return await self._prepared(self._add, prompt)
 
     async def edit(self, prompt: Prompt, *, exact: bool = False) -> Edit:
         """Make it another prompt, of which is kept what may stay (see `Session.edit`).
@@ -86,31 +89,25 @@ class HfSession:
         raises  PlanError  for a sequence that is read otherwise than plainly
         """
         async with self._alone():
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(
-                self._preparing, partial(self._edit, prompt, exact=exact)
-            )
+            return await self._prepared(self._edit, prompt, exact=exact)
 
     async def fidelity(self, prompt: Prompt) -> Fidelity:
         """Edit it, and compare the next token with that of the text read anew: takes as long."""
         async with self._alone():
-            edit = partial(self._edit, prompt, exact=False)
-            await asyncio.get_running_loop().run_in_executor(self._preparing, edit)
+            await self._prepared(self._edit, prompt)
             if self._text is None:
                 return Fidelity(0.0, True)  # a text that is computed whole each time
-            measured = asyncio.wrap_future(self._worker.call(partial(self._fidelity, self._text)))
-            return cast("Fidelity", await measured)
+            measured = self._worker.call(partial(self._fidelity, self._text))
+            return cast("Fidelity", await unbroken(asyncio.wrap_future(measured)))
 
     async def generate(self, sampling: Sampling) -> Stream:
         """Answer after what was fed, or edited."""
         async with self._alone():
             if self._context is None or self._fed is None:
                 raise PlanError("sequence must be fed before it answers, got nothing; feed it")
-            loop = asyncio.get_running_loop()
-            asked = self._context, sampling, self._fed
-            sequence = await loop.run_in_executor(self._preparing, self._again, *asked)
+            sequence = await self._prepared(self._again, self._context, sampling, self._fed)
             self._check()  # it may have been closed meanwhile
-            channel = Channel(loop)
+            channel = Channel(asyncio.get_running_loop())
             ticket = Ticket([sequence], channel)
             self._worker.submit(ticket)
             self._stream, self._ticket = Stream(channel, 1), ticket
@@ -139,7 +136,7 @@ class HfSession:
         self._fed = encoded
         return len(encoded.ids)
 
-    def _edit(self, prompt: Prompt, *, exact: bool) -> Edit:
+    def _edit(self, prompt: Prompt, *, exact: bool = False) -> Edit:
         """Make it another prompt; it is as before where this raises PlanError."""
         if self._reading is not None and self._reading.name != EDITED:
             raise PlanError(
@@ -221,6 +218,11 @@ class HfSession:
         return EditedText(
             self._preparation.door, Healing.of(self._reading), self._preparation.encoder.control
         )
+
+    async def _prepared(self, call: Callable[P, T], *given: P.args, **named: P.kwargs) -> T:
+        """Call what changes the text where prompts are encoded; who is cancelled waits for it."""
+        work = partial(call, *given, **named)
+        return await unbroken(asyncio.get_running_loop().run_in_executor(self._preparing, work))
 
     @asynccontextmanager
     async def _alone(self) -> AsyncIterator[None]:

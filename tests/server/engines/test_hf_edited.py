@@ -45,7 +45,7 @@ def at_once(session: Session, *prompts: Prompt) -> Edit:
     """Edit it again and again with no idle moment between, and return the last edit."""
     assert isinstance(session, HfSession)
     with session._touched:
-        return [session._edit(prompt, exact=False) for prompt in prompts][-1]
+        return [session._edit(prompt) for prompt in prompts][-1]
 
 
 async def whole(engine: HfEngine, prompt: Prompt) -> Session:
@@ -138,7 +138,7 @@ async def test_marks_are_always_computed_again(
     typed = TextPrompt((Part(f"{text} A B"),), suffix=text)
     assert isinstance(session, HfSession) and session._text is not None
     with session._touched:  # no idle moment comes between
-        edit = session._edit(typed, exact=False)
+        edit = session._edit(typed)
         due, ids = session._text.reading.due, session._text.ids
     marks = [index for index, token in enumerate(ids) if token in (3, 4)]
     assert set(marks) <= set(due) and len(marks) == 2 and edit.recomputed == len(due)
@@ -164,7 +164,7 @@ async def test_too_many_edits_are_computed_anew(make_engine: MakeEngine) -> None
     with session._touched:  # no idle moment comes between
         for place in (20, 40, 60):
             ids = (*ids[:place], 200 + place, *ids[place:])
-            seen.append(session._edit(TokenPrompt(ids), exact=False).moved)
+            seen.append(session._edit(TokenPrompt(ids)).moved)
     assert seen[0] > 0 and seen[1] > 0 and seen[2] == 0
     same(await answer(session), await answer(await whole(engine, TokenPrompt(ids))))
 
@@ -300,3 +300,19 @@ async def test_what_was_answered_is_healed_with_the_rest(make_engine: MakeEngine
         text = (*TEXT[:place], 200, 201, *TEXT[place:], *said)
         await session.edit(TokenPrompt(text))
         same(await answer(session), await answer(await whole(engine, TokenPrompt(text))))
+
+
+async def test_who_is_cancelled_while_he_waits_leaves_it_to_others(make_engine: MakeEngine) -> None:
+    session = await make_engine().open(Pie().reading)
+    await session.edit(TokenPrompt(TEXT))
+    await healed(session)
+    assert isinstance(session, HfSession)
+    with session._touched:  # as the worker does while it heals
+        waiting = asyncio.create_task(session.edit(TokenPrompt(TEXT[:50])))
+        await asyncio.sleep(0.01)
+        waiting.cancel()
+        await asyncio.wait({waiting})
+    async with asyncio.timeout(10):
+        await session.edit(TokenPrompt(TEXT[:60]))
+        assert session.length == 60
+        assert len(await answer(session)) > 0
