@@ -168,7 +168,8 @@ class RerankReading:
         scores  natural-log likelihood of what is asked, by the caller's index; null = not needed
         """
         caller, order = self._segments.order, self.order or ()
-        scores = sorted(zip(caller, self._scores, strict=bool(self._scores)))
-        note: dict[str, Any] = {"documents": len(caller), "order": [caller[at] for at in order]}
-        note["scores"] = [score for _, score in scores] if scores else None
-        return {"rerank": note}
+        scores = None
+        if self._scores:
+            scores = [score for _, score in sorted(zip(caller, self._scores, strict=True))]
+        shown = [caller[place] for place in order]
+        return {"rerank": {"documents": len(caller), "order": shown, "scores": scores}}

@@ -143,10 +143,13 @@ class EditedText:
         again = after(changes, len(new), healing.after, pivots)
         kept = changes[-1].stop < length or len(changes) > 1
         chosen = round(healing.read * len(new)) if kept or reading.stale else 0
-        if reading.edits + kept > healing.max_edits:
-            reading.edit(anew(length, new, min(first, reading.stale_from)))
-        elif restart(changes, len(new), len(again) + chosen) or self._moved(old, changes, new):
-            reading.edit(anew(length, new, first))
+        edits, cost = reading.edits + kept, len(again) + chosen
+        if restart(changes, len(new), cost, edits, healing.max_edits) or self._moved(
+            old, changes, new
+        ):
+            # where errors have added up, those of earlier edits are left behind too
+            exact_to = reading.stale_from if edits > healing.max_edits else first
+            reading.edit(anew(length, new, min(first, exact_to)))
         else:
             reading.edit(changes)
             reading.heal(again)
@@ -187,7 +190,7 @@ class EditedText:
 
     def fidelity(self) -> Fidelity:
         """Compare the next token with that of the same text read anew."""
-        stale, edits = len(self.reading.stale) / max(len(self.ids), 1), self.reading.edits
+        stale, edits = self.stale_fraction, self.reading.edits
         edited = self.forward.read(self.ready(), 1)[0, -1]
         whole = torch.tensor([list(self.ids)], device=self._door.device)
         fresh = self._door.forward(whole, PlainReading(), 1)[0, -1]
