@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from portia.verdict import Verdict, Vote
 from server.chunk import Chunk
+from server.errors import EngineError
 from server.judge.ballot import Ballot, Call, Case
 from server.prompt import Prompt
 
@@ -136,3 +137,10 @@ class Reply:
     rung: str | None = None
     verdict: Verdict | None = None
     probes: tuple[Call, ...] = ()
+
+    @property
+    def text(self) -> AsyncIterator[Chunk]:
+        """Return the stream of chunks (EngineError where the stages answered otherwise)."""
+        if self.chunks is None:
+            raise EngineError("stages must answer with text, got a reply without; this is a fault")
+        return self.chunks

@@ -16,7 +16,7 @@ from server.api.common import Service, authorised, read, resolve, service
 from server.api.generate import Answering, respond
 from server.chunk import Chunk
 from server.errand import Errand
-from server.errors import EngineError, PlanError
+from server.errors import PlanError
 from server.job import Job, Reply, Sampling
 from server.pipeline import Plan, compose, plan
 from server.prompt import Part, Prompt, TextPrompt
@@ -168,10 +168,7 @@ def asking(service: Service, session: EditSession, body: CompleteBody) -> Asked:
         asked = job.but(prompts=(prompt,))
         made = plan(list(maker.stages), engine=engine, job=asked)
         await engine.check(made.asked(asked).work)
-        reply = await compose(made, engine)(asked)
-        if reply.chunks is None:
-            raise EngineError("stages must answer with text, got a reply without; this is a fault")
-        return reply.chunks
+        return (await compose(made, engine)(asked)).text
 
     written = ChatWriter if document.chat else CompletionWriter
     writer = written(scored=body.logprobs is not None, as_ids=bool(body.return_tokens_as_token_ids))

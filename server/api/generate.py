@@ -219,10 +219,8 @@ async def _pieces(answering: Answering, reply: Reply) -> AsyncGenerator[dict[str
 @asynccontextmanager
 async def closing(reply: Reply) -> AsyncIterator[AsyncIterator[Chunk]]:
     """Close the reply's chunks at the end, which stops the engine's work."""
-    if reply.chunks is None:
-        raise EngineError("stages must answer with text, got a reply without; this is a fault")
     try:
-        yield reply.chunks
+        yield reply.text
     finally:
         await close_reply(reply)
 

@@ -41,8 +41,7 @@ async def ask(
     body = parse(json.dumps(wire).encode(), ChatBody, strict=True)
     errand = Errand.of(body, engine, engine.info.id, stages, lambda job: job)
     reply = await compose(errand.plan, engine)(errand.job.but(deterministic=True))
-    assert reply.chunks is not None, "a chat answers with text"
-    chunks = [chunk async for chunk in reply.chunks]
+    chunks = [chunk async for chunk in reply.text]
     text, usage = "".join(chunk.text for chunk in chunks), _usage(chunks)
     tokens = usage.prompt_tokens + usage.completion_tokens
     return Read(text, question.right(text), tokens)
