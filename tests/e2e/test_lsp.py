@@ -18,6 +18,11 @@ from server.sessions.text import Text
 from server.settings import Settings
 
 
+def completed(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return the paths of the sessions that were asked, as the server has logged them."""
+    return re.findall(r"/v1/edit-sessions/[\w-]+(?=/complete 200)", caplog.text)
+
+
 def test_the_server_has_the_text_that_the_editor_has(
     address: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -37,7 +42,9 @@ def test_the_server_has_the_text_that_the_editor_has(
             text = text[:start] + new + text[stop:]
             editor.inline(*Text.of(text).position(start + len(new), "utf-16"), triggerKind=1)
         assert [sentence for _, sentence in editor.logs] == []
-        paths = re.findall(r"/v1/edit-sessions/[\w-]+(?=/complete 200)", caplog.text)
+        # the server logs a request once its reply is gone
+        eventually(lambda: len(completed(caplog)) == 15)
+        paths = completed(caplog)
         assert len(paths) == 15 and len(set(paths)) == 1
         assert httpx.get(address + paths[0]).json()["text"] == text
         editor.close()
@@ -53,6 +60,7 @@ def test_a_text_beyond_the_context_is_completed(
         editor.open("The lamp of Nils is red. " * 2_000 + "The lamp of Nils is ")
         offers = editor.inline(0, 50_020, triggerKind=1)
         assert [sentence for _, sentence in editor.logs] == []
+        eventually(lambda: "POST /v1/completions 200" in caplog.text)
         assert "POST /v1/completions 200" in caplog.text, offers
 
 
