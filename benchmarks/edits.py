@@ -55,6 +55,7 @@ PAPER = Healing(after=0, read=0.0, max_edits=10**6, exact=False)
 METHODS: Mapping[str, Healing] = {"PIE": PAPER, "recipe": RECIPE}
 TYPED = (1, 8, 32)  # tokens
 CHAIN = (1, 5, 20, 100)  # edits
+LAST = 4  # lines behind the cursor of a chain
 
 
 class Conflict:
@@ -278,7 +279,8 @@ def filled(model: Model, lines: list[str], typed: int, random: Random) -> dict[s
 
 def chained(model: Model, lines: list[str], random: Random, most: int) -> Iterator[tuple[int, Any]]:
     """Yield what every method makes of a text after 1, 5, 20, 100 edits, each read at once."""
-    rest: list[int] = []
+    lines, behind = lines[:-LAST], "".join(lines[-LAST:])
+    rest = model.ids(behind)[: AHEAD - 1]
     ids = model.ids("".join(lines))
     texts = {name: start(model, healing, ids) for name, healing in METHODS.items()}
     for number in range(1, most + 1):
@@ -287,14 +289,15 @@ def chained(model: Model, lines: list[str], random: Random, most: int) -> Iterat
         if made is None:
             continue
         lines = made[0]
-        old, ids = ids, model.ids("".join(lines))
+        ids = model.ids("".join(lines))
         found = {}
+        truth = model.anew(ids, rest) if number in CHAIN else None
         for name, text in texts.items():
-            text.become(old, ids)
+            text.become(text.ids, ids)
             first, rows = answered(text)
-            if number in CHAIN:
-                truth = model.anew(ids, rest)
-                found[name] = Compared.of(truth, first[None].float().log_softmax(-1), rows)
+            if truth is not None:
+                found[name] = Compared.of(truth, model.ahead(text.reading, first, rest), rows)
+                text.become([*ids, *rest], ids)
         if found:
             yield number, found
 
@@ -393,7 +396,8 @@ def more(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--files", type=int, default=40)
-    parser.add_argument("--edits", type=int, default=4, help="of a file; each with three cursors")
+    parser.add_argument("--edits", type=int, default=4, help="of a file")
+    parser.add_argument("--cursors", type=int, default=3, choices=(1, 2, 3), help="of an edit")
     parser.add_argument("--tokens", type=int, default=700, help="of a text, about")
     parser.add_argument("--holes", type=int, default=20, help="to type into")
     parser.add_argument("--chains", type=int, default=3)
@@ -410,9 +414,10 @@ Make = Callable[[], Mapping[str, Compared]]
 
 def edits_left(model: Model, options: argparse.Namespace) -> Iterator[tuple[str, str, Make]]:
     """Yield the edits left of a cursor: title, key, and what measures one."""
-    drawn = cases(options.seed, options.files, options.tokens, options.edits)
+    drawn = cases(options.seed, options.files, options.tokens, options.edits, options.cursors)
     for number, case in enumerate(drawn):
-        key = f"left {options.seed} {options.tokens} {number} {case.file} {case.kind}"
+        place = f"{case.kind} {case.place:.2f} {case.cursor}"
+        key = f"left {options.seed} {options.tokens} {options.dtype} {case.file} {place}"
         yield "left of the cursor", key, partial(left, model, case, Random(number))
 
 
@@ -421,7 +426,7 @@ def holes(model: Model, options: argparse.Namespace) -> Iterator[tuple[str, str,
     drawn = windows(options.seed + 1, options.holes, options.tokens)
     for number, (name, lines) in enumerate(drawn):
         for typed in TYPED:
-            key = f"hole {options.seed} {options.tokens} {number} {name} {typed}"
+            key = f"hole {options.seed} {options.tokens} {options.dtype} {number} {name} {typed}"
             make = partial(filled, model, lines, typed, Random(number))
             yield f"a hole, {typed} tokens typed", key, make
 
@@ -431,7 +436,8 @@ def chains(model: Model, options: argparse.Namespace) -> Iterator[tuple[str, str
     drawn = windows(options.seed + 2, options.chains, options.tokens)
     for number, (_, lines) in enumerate(drawn):
         for length, found in chained(model, lines, Random(number), max(CHAIN)):
-            yield f"after {length} edits", f"chain {options.seed} {number} {length}", found.copy
+            key = f"chain {options.seed} {options.dtype} {number} {length}"
+            yield f"after {length} edits", key, found.copy
 
 
 PARTS = {"left": edits_left, "holes": holes, "chains": chains}
