@@ -17,6 +17,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -40,7 +41,7 @@ from kvedit.spans import Span
 from kvedit.visibility import causal
 from pocket import WEIGHTS
 from portia.intervals import Rate, resample
-from server.engines.hf.edited import EditedText, Healing
+from server.engines.hf.edited import EditedForward, EditedText, Healing
 from server.engines.hf.loading import read_model
 from server.engines.hf.placement import Placement
 from server.text.control import ControlTokens
@@ -191,10 +192,19 @@ def answered(text: EditedText) -> tuple[Tensor, int]:
         text.forward.pending = forward  # type: ignore[method-assign]
 
 
+def copied(model: Model, text: EditedText, healing: Healing) -> EditedText:
+    """Return a text as far as it was read, to be edited apart from it."""
+    made = EditedText(model.door, healing, model.control)
+    made.reading = deepcopy(text.reading)
+    made.forward = EditedForward(model.door, made.reading, healing.read)
+    made.forward.ids = text.ids
+    return made
+
+
 def heal_all(text: EditedText) -> None:
-    """Heal until nothing is stale, as a worker does that has nothing else to do."""
-    while text.heal():
-        pass
+    """Heal until nothing is stale, as a worker does that has nothing else to do, but at once."""
+    text.reading.heal(text.reading.stale)
+    text.forward.read(text.ready(), 1)
 
 
 def left(model: Model, case: Case, random: Random) -> dict[str, Compared]:
@@ -203,27 +213,24 @@ def left(model: Model, case: Case, random: Random) -> dict[str, Compared]:
     rest = model.ids(case.rest)[: AHEAD - 1]
     truth = model.anew(new, rest)
     found = _unedited(model, truth, old, new, rest)
-    text = start(model, PAPER, old)
+    begun = start(model, PAPER, old)
 
-    def compared() -> Compared:
+    def compared(text: EditedText) -> Compared:
         first, rows = answered(text)
         return Compared.of(truth, model.ahead(text.reading, first, rest), rows)
 
     for name, healing in METHODS.items():
-        text.heal_by(healing)
+        text = copied(model, begun, healing)
         text.become(old, new)
-        found[name] = compared()
-        if name == "recipe":
-            text.become([*new, *rest], new)
-            heal_all(text)
-            found["recipe, healed when idle"] = replace(compared(), rows=len(new))
-        text.become([*new, *rest], old)  # what it was: exact again, once it is healed
-        heal_all(text)
-    text.heal_by(PAPER)
+        found[name] = compared(text)
+    text.become([*new, *rest], new)  # the recipe's
+    heal_all(text)
+    found["recipe, healed when idle"] = replace(compared(text), rows=len(new))
+    text = copied(model, begun, PAPER)
     text.become(old, new)
     stale = text.reading.stale
     text.reading.heal(random.sample(stale, min(len(stale), len(new) // 10)))
-    found["PIE + random 10 %"] = compared()
+    found["PIE + random 10 %"] = compared(text)
     return found
 
 
@@ -263,17 +270,13 @@ def filled(model: Model, lines: list[str], typed: int, random: Random) -> dict[s
     old, new, rest = prompt(0), prompt(typed), list(after[typed : typed + AHEAD - 1])
     truth = model.anew(new, rest)
     found = {"no edit": Compared.of(truth, model.anew(old, rest), 0)}
-    for name, healing in METHODS.items():
-        text = start(model, healing, old)
+    begun = start(model, PAPER, old)
+    without = copied(replace(model, control=frozenset()), begun, PAPER)
+    texts = {name: copied(model, begun, healing) for name, healing in METHODS.items()}
+    for name, text in {**texts, "PIE without pivots": without}.items():
         text.become(old, new)
         first, rows = answered(text)
         found[name] = Compared.of(truth, model.ahead(text.reading, first, rest), rows)
-    text = EditedText(model.door, PAPER, frozenset())
-    text.become((), old)
-    text.forward.read(text.ready(), 1)
-    text.become(old, new)
-    first, rows = answered(text)
-    found["PIE without pivots"] = Compared.of(truth, model.ahead(text.reading, first, rest), rows)
     return found
 
 
