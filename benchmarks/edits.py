@@ -44,6 +44,7 @@ from portia.intervals import Rate, resample
 from server.engines.hf.edited import EditedForward, EditedText, Healing
 from server.engines.hf.loading import read_model
 from server.engines.hf.placement import Placement
+from server.prompt import Part, TextPrompt
 from server.text.control import ControlTokens
 from server.text.prompts import Encoder
 from server.text.vocabulary import Vocabulary
@@ -56,6 +57,7 @@ PAPER = Healing(after=0, read=0.0, max_edits=10**6, exact=False)
 METHODS: Mapping[str, Healing] = {"PIE": PAPER, "recipe": RECIPE}
 TYPED = (1, 8, 32)  # tokens
 CHAIN = (1, 5, 20, 100)  # edits
+TYPED_IN = 2048  # tokens of a text that is typed into, where that is timed
 LAST = 4  # lines behind the cursor of a chain
 
 
@@ -116,6 +118,10 @@ class Model:
     def ids(self, text: str) -> tuple[int, ...]:
         """Return a text's tokens."""
         return tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+    def hole(self, before: str, after: str) -> tuple[int, ...]:
+        """Return the prompt of a hole between two texts."""
+        return self.encoder.encode(TextPrompt((Part(before),), suffix=after)).ids
 
     def ahead(self, reading: Reading, first: Tensor, rest: Sequence[int]) -> Tensor:
         """Return the log-probabilities of what comes, and behind each token of what does come.
@@ -257,15 +263,12 @@ def _unedited(
 
 def filled(model: Model, lines: list[str], typed: int, random: Random) -> dict[str, Compared]:
     """Return what every method makes of typing into a hole."""
-    from server.prompt import Part, TextPrompt
-
     at = random.randrange(len(lines) // 3, 2 * len(lines) // 3)
     before, after = model.ids("".join(lines[:at])), model.ids("".join(lines[at:]))
     suffix = model.tokenizer.decode(after[typed:])
 
     def prompt(count: int) -> tuple[int, ...]:
-        text = model.tokenizer.decode([*before, *after[:count]])
-        return model.encoder.encode(TextPrompt((Part(text),), suffix=suffix)).ids
+        return model.hole(model.tokenizer.decode([*before, *after[:count]]), suffix)
 
     old, new, rest = prompt(0), prompt(typed), list(after[typed : typed + AHEAD - 1])
     truth = model.anew(new, rest)
@@ -305,24 +308,41 @@ def chained(model: Model, lines: list[str], random: Random, most: int) -> Iterat
             yield number, found
 
 
-def times(model: Model, tokens: int, runs: int) -> list[Row]:
-    """Time the first token after 40 new ones in the middle of a text, against both alternatives."""
-    lines = [line for _, window in windows(7, 60, 1200) for line in window]
-    whole = model.ids("".join(lines))[: tokens - 40]
+def put_in(model: Model, tokens: int) -> Iterator[tuple[int, ...]]:
+    """Yield texts of so many tokens, each with 40 others in its middle."""
+    whole, random = long_text(model, tokens - 40), Random(3)
     half = len(whole) // 2
-    random = Random(3)
+    while True:
+        yield (*whole[:half], *(random.choice(whole) for _ in range(40)), *whole[half:])
 
-    def edit() -> tuple[int, ...]:
-        fresh = [random.choice(whole) for _ in range(40)]
-        return (*whole[:half], *fresh, *whole[half:])
 
+def typed_in(model: Model, tokens: int) -> Iterator[tuple[int, ...]]:
+    """Yield prompts of about so many tokens with a hole in the middle, one more typed each time."""
+    whole = long_text(model, tokens + tokens // 4)
+    half = tokens // 2
+    suffix = model.tokenizer.decode(whole[-half:])
+    while True:
+        for end in range(half, len(whole) - half):
+            yield model.hole(model.tokenizer.decode(whole[:end]), suffix)
+
+
+def long_text(model: Model, tokens: int) -> tuple[int, ...]:
+    """Return so many tokens of the library."""
+    lines = [line for _, window in windows(7, 60, 1200) for line in window]
+    return model.ids("".join(lines))[:tokens]
+
+
+def times(model: Model, case: str, texts: Iterator[tuple[int, ...]], runs: int) -> list[Row]:
+    """Time the first token behind the next of some texts, against both alternatives."""
     ways = {"prefix reuse": Healing(), "PIE": PAPER,
             "recipe": Healing(RECIPE.after, RECIPE.read, 10**6, exact=False)}  # fmt: skip
-    texts = {name: start(model, healing, edit()) for name, healing in ways.items()}
+    held = {name: start(model, healing, next(texts)) for name, healing in ways.items()}
 
     def one(text: EditedText) -> Callable[[], float]:
         def run() -> float:
-            new = edit()
+            text.become(text.ids, next(texts))  # each from the same to the same kind of text
+            text.forward.read(text.ready(), 1)
+            new = next(texts)
             begun = time.perf_counter()
             text.become(text.ids, new)
             text.forward.read(text.ready(), 1)
@@ -331,19 +351,18 @@ def times(model: Model, tokens: int, runs: int) -> list[Row]:
         return run
 
     def full() -> float:
-        new = torch.tensor([list(edit())])
+        new = torch.tensor([list(next(texts))])
         begun = time.perf_counter()
         model.door.forward(new, PlainReading(), 1)
         return time.perf_counter() - begun
 
-    found = medians(runs, {"full": full, **{name: one(text) for name, text in texts.items()}})
+    found = medians(runs, {"full": full, **{name: one(text) for name, text in held.items()}})
     rows = []
     for name in ways:
         for beside in ("full", "prefix reuse"):
             if name != beside:
                 metric = f"{name}, first token against {beside}"
-                rows.append(Row(f"{tokens} tokens, 40 new in the middle", metric,
-                                found[name] * 1e3, "ms", found[beside] * 1e3))  # fmt: skip
+                rows.append(Row(case, metric, found[name] * 1e3, "ms", found[beside] * 1e3))
     return rows
 
 
@@ -406,7 +425,7 @@ def more(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--chains", type=int, default=3)
     parser.add_argument("--lengths", default="1024,4096", help="of the texts that are timed")
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--parts", default="left,holes,chains,times")
+    parser.add_argument("--parts", default="left,holes,chains,times,typing")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="JSON Lines; a run goes on where it was stopped")
@@ -461,9 +480,14 @@ def main() -> None:
                 tables.setdefault(title, defaultdict(list))[name].append(each)
     for title, found in tables.items():
         table(f"{options.model.name}: {title}", found)
-    if "times" in options.parts:
-        lengths = map(int, options.lengths.split(","))
-        rows = [row for tokens in lengths for row in times(model, tokens, options.runs)]
+    rows = []
+    for tokens in map(int, options.lengths.split(",")) if "times" in options.parts else ():
+        case, texts = f"{tokens} tokens, 40 new in the middle", put_in(model, tokens)
+        rows += times(model, case, texts, options.runs)
+    if "typing" in options.parts:
+        case = f"a hole in {TYPED_IN} tokens, one more typed"
+        rows += times(model, case, typed_in(model, TYPED_IN), options.runs)
+    if rows:
         show(f"{options.model.name}: time to the first token", rows, options.json)
 
 
