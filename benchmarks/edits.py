@@ -55,7 +55,7 @@ FELT = 0.02  # nats from which an edit matters to the next tokens
 RECIPE = Healing(after=32, read=0.05, max_edits=20, exact=False)
 PAPER = Healing(after=0, read=0.0, max_edits=10**6, exact=False)
 METHODS: Mapping[str, Healing] = {"PIE": PAPER, "recipe": RECIPE}
-TYPED = (1, 8, 32)  # tokens
+TYPED = (1, 8, 16, 32)  # tokens
 CHAIN = (1, 5, 20, 100)  # edits
 TYPED_IN = 2048  # tokens of a text that is typed into, where that is timed
 LAST = 4  # lines behind the cursor of a chain
