@@ -59,8 +59,8 @@ class PlainReading:
         return unreadable(layers)
 
     def pieces(self, length: int) -> tuple[range, ...]:
-        """Return one forward of everything."""
-        return (range(length),)
+        """Return one forward of everything that is not read."""
+        return (range(self.length, length),)
 
     def rows(self, layer: Layer, key: Tensor, value: Tensor) -> Sequence[Rows]:
         """Append to the span, and look at it causally; through the window, if the layer has one."""
