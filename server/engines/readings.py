@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 KNOWN = (
     *(ReadingSpec(name, cut="set") for name in ("average", "parallel", "pine", "rerank")),
+    ReadingSpec("lm-infinite"),
     ReadingSpec("pie"),
 )
 
@@ -112,6 +113,21 @@ def _layers(spec: ReadingSpec) -> tuple[int, int] | None:
     return (int(numbers["from"]), int(numbers["to"])) if "to" in numbers else None
 
 
+def _lm_infinite(spec: ReadingSpec, segments: Segments | None, shelf: Shelf | None) -> Reading:
+    from kvedit.lm_infinite import LmInfiniteReading
+
+    numbers = dict(spec.numbers)
+    window = int(numbers["window"])
+    first, cap = int(numbers["first"]), int(numbers.get("cap", window))
+    return LmInfiniteReading(first, window, cap, slack=int(numbers.get("slack", 0)))
+
+
+def _refuse_lm_infinite(spec: ReadingSpec, layers: Sequence[LayerKind]) -> str | None:
+    from kvedit.lm_infinite import LmInfiniteReading
+
+    return LmInfiniteReading.suits(layers)
+
+
 def _pie(spec: ReadingSpec, segments: Segments | None, shelf: Shelf | None) -> Reading:
     from kvedit.edited import EditedReading
 
@@ -140,6 +156,7 @@ def _refuse_rerank(spec: ReadingSpec, layers: Sequence[LayerKind]) -> str | None
 READINGS: Mapping[str, tuple[Build, Refuse]] = MappingProxyType(
     {
         "average": (_average, _refuse_average),
+        "lm-infinite": (_lm_infinite, _refuse_lm_infinite),
         "parallel": (_parallel, _refuse_parallel),
         "pie": (_pie, _refuse_pie),
         "pine": (_pine, _refuse_pine),

@@ -63,7 +63,7 @@ class Preparation:
         cut: Cut = "whole" if work.reading is None else work.reading.cut
         for prompt in work.prompts:
             encoded = self.encoder.check(prompt, cut)
-            self.room(len(encoded.ids), work.sampling.max_tokens)
+            self.room(len(encoded.ids), work.sampling.max_tokens, work.reading)
             self._check_spread(encoded, work.reading)
 
     def sequences(self, work: Work) -> list[Sequence]:
@@ -72,7 +72,7 @@ class Preparation:
         found: list[Sequence] = []
         for prompt in work.prompts:
             encoded = self.encode(prompt, work.reading)
-            self.room(len(encoded.ids), work.sampling.max_tokens)
+            self.room(len(encoded.ids), work.sampling.max_tokens, work.reading)
             self._check_spread(encoded, work.reading)
             prefill = Prefill(self.model, work.sampling.n)
             for choice, matcher in enumerate(self._matchers(work.sampling)):
@@ -86,7 +86,7 @@ class Preparation:
                     matcher=matcher,
                     deterministic=work.deterministic,
                 )
-                found.append(self._answer(context, made))
+                found.append(self._answer(context, made, work.reading))
         return found
 
     def encode(self, prompt: Prompt, reading: ReadingSpec | None) -> Encoded:
@@ -94,8 +94,10 @@ class Preparation:
         cut: Cut = "whole" if reading is None else reading.cut
         return self.encoder.encode(prompt, cut)
 
-    def room(self, length: int, asked: int | None) -> int:
+    def room(self, length: int, asked: int | None, reading: ReadingSpec | None = None) -> int:
         """Return how many new tokens there may be after some (PlanError)."""
+        if reading is not None and reading.name == "lm-infinite":
+            return self.limit if asked is None else asked
         new = max(self.limit - length, 1) if asked is None else asked
         if length + new > self.limit:
             raise overflow(self.limit, length, new if asked is not None else None)
@@ -115,7 +117,13 @@ class Preparation:
         forward = self._forward(reading, encoded, prefill, deterministic)
         return Context(forward, self.door.device)
 
-    def again(self, context: Context, sampling: Sampling, encoded: Encoded) -> Sequence:
+    def again(
+        self,
+        context: Context,
+        sampling: Sampling,
+        encoded: Encoded,
+        reading: ReadingSpec | None = None,
+    ) -> Sequence:
         """Return an answer to what a sequence that stays holds now (PlanError)."""
         if not context.unread:
             raise PlanError("sequence must be fed before it answers, got nothing new; feed it")
@@ -125,16 +133,18 @@ class Preparation:
             )
         self._check(Work((), sampling))
         [matcher] = self._matchers(sampling)
-        return self._answer(context, Choice(0, 0, encoded, sampling, matcher=matcher))
+        return self._answer(context, Choice(0, 0, encoded, sampling, matcher=matcher), reading)
 
     def refusal(self, reading: ReadingSpec) -> str | None:
         """Return why the model cannot be read so, or None (PlanError for an unknown reading)."""
         return self.door.refusal or readings.refusal(reading, self.door.layers)
 
-    def _answer(self, context: Context, choice: Choice) -> Sequence:
+    def _answer(
+        self, context: Context, choice: Choice, reading: ReadingSpec | None = None
+    ) -> Sequence:
         """Return an answer to what a context holds."""
         sampling = choice.sampling
-        room = self.room(len(context.ids), sampling.max_tokens)
+        room = self.room(len(context.ids), sampling.max_tokens, reading)
         ends = frozenset() if sampling.ignore_eos else self.ends | choice.prompt.ends
         return Sequence(replace(choice, room=room, ends=ends), context, self.vocabulary)
 
