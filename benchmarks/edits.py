@@ -13,7 +13,6 @@ import sys
 sys.path.pop(0)  # this folder: there pine.py would hide the package `pine`
 
 import argparse
-import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,8 +30,9 @@ from torch import Tensor
 
 from benchmarks._edits import KINDS, Case, cases, edited, windows
 from benchmarks._harness import Row, arguments, medians, show
+from benchmarks._kept import Kept
+from benchmarks._loaded import Model
 from kvedit.diff import hunks
-from kvedit.hf import Door, fit_kernels, open_door
 from kvedit.plain import PlainReading
 from kvedit.reading import Layer, LayerKind, Reading, whole_text
 from kvedit.sight import Rows, Sight
@@ -41,11 +41,6 @@ from kvedit.visibility import causal
 from pocket import WEIGHTS
 from portia.intervals import Rate, resample
 from server.engines.hf.edited import EditedText, Healing
-from server.engines.hf.loading import read_model
-from server.engines.hf.placement import Placement
-from server.text.control import ControlTokens
-from server.text.prompts import Encoder
-from server.text.vocabulary import Vocabulary
 
 AHEAD = 16  # positions whose distributions are compared
 HARD = 0.2  # nats by which a chosen token is worse than the right one
@@ -93,45 +88,24 @@ class Conflict:
         return {}
 
 
-@dataclass(frozen=True)
-class Model:
-    """A model with its door open, and its tokenizer."""
+def ahead(model: Model, reading: Reading, first: Tensor, rest: Sequence[int]) -> Tensor:
+    """Return the log-probabilities of what comes, and behind each token of what does come.
 
-    door: Door
-    encoder: Encoder
-    tokenizer: Any
-    control: frozenset[int]
+    first    logits behind the text, [vocab]
+    returns  [AHEAD, vocab] float32
+    """
+    rows = [first[None]]
+    if rest:
+        keep = list(range(len(rest)))
+        rows.append(model.door.forward(torch.tensor([rest]), reading, keep)[0])
+    return torch.cat(rows).float().log_softmax(-1)
 
-    @classmethod
-    def load(cls, path: Path, dtype: str) -> Model:
-        """Load a folder or a GGUF file."""
-        model, tokenizer = read_model(path, Placement("cpu", dtype))
-        fit_kernels(model)
-        size = int(model.config.get_text_config(decoder=True).vocab_size)
-        encoder = Encoder(tokenizer, Vocabulary(tokenizer, size), 1 << 20)
-        return cls(open_door(model), encoder, tokenizer, ControlTokens(tokenizer).ids)
 
-    def ids(self, text: str) -> tuple[int, ...]:
-        """Return a text's tokens."""
-        return tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
-
-    def ahead(self, reading: Reading, first: Tensor, rest: Sequence[int]) -> Tensor:
-        """Return the log-probabilities of what comes, and behind each token of what does come.
-
-        first    logits behind the text, [vocab]
-        returns  [AHEAD, vocab] float32
-        """
-        rows = [first[None]]
-        if rest:
-            keep = list(range(len(rest)))
-            rows.append(self.door.forward(torch.tensor([rest]), reading, keep)[0])
-        return torch.cat(rows).float().log_softmax(-1)
-
-    def anew(self, ids: Sequence[int], rest: Sequence[int]) -> Tensor:
-        """Return the same for a text that is computed anew."""
-        reading = PlainReading()
-        first = self.door.forward(torch.tensor([list(ids)]), reading, 1)[0, -1]
-        return self.ahead(reading, first, rest)
+def anew(model: Model, ids: Sequence[int], rest: Sequence[int]) -> Tensor:
+    """Return the same for a text that is computed anew."""
+    reading = PlainReading()
+    first = model.door.forward(torch.tensor([list(ids)]), reading, 1)[0, -1]
+    return ahead(model, reading, first, rest)
 
 
 @dataclass(frozen=True)
@@ -200,13 +174,13 @@ def left(model: Model, case: Case, random: Random) -> dict[str, Compared]:
     """Return what every method makes of one edit, left of the cursor."""
     old, new = model.ids(case.old), model.ids(case.new)
     rest = model.ids(case.rest)[: AHEAD - 1]
-    truth = model.anew(new, rest)
+    truth = anew(model, new, rest)
     found = _unedited(model, truth, old, new, rest)
     text = start(model, PAPER, old)
 
     def compared() -> Compared:
         first, rows = answered(text)
-        return Compared.of(truth, model.ahead(text.reading, first, rest), rows)
+        return Compared.of(truth, ahead(model, text.reading, first, rest), rows)
 
     for name, healing in METHODS.items():
         text.heal_by(healing)
@@ -242,8 +216,8 @@ def _unedited(
     reading.hold(whole)
     tokens = torch.tensor([[*fresh, new[-1]]])
     first = model.door.forward(tokens, reading, 1)[0, -1]
-    conflict = Compared.of(truth, model.ahead(reading, first, rest), tokens.shape[1])
-    plain = Compared.of(truth, model.ahead(whole, last, rest), 0)
+    conflict = Compared.of(truth, ahead(model, reading, first, rest), tokens.shape[1])
+    plain = Compared.of(truth, ahead(model, whole, last, rest), 0)
     return {"no edit": plain, "conflict fast encoding": conflict}
 
 
@@ -260,19 +234,19 @@ def filled(model: Model, lines: list[str], typed: int, random: Random) -> dict[s
         return model.encoder.encode(TextPrompt((Part(text),), suffix=suffix)).ids
 
     old, new, rest = prompt(0), prompt(typed), list(after[typed : typed + AHEAD - 1])
-    truth = model.anew(new, rest)
-    found = {"no edit": Compared.of(truth, model.anew(old, rest), 0)}
+    truth = anew(model, new, rest)
+    found = {"no edit": Compared.of(truth, anew(model, old, rest), 0)}
     for name, healing in METHODS.items():
         text = start(model, healing, old)
         text.become(old, new)
         first, rows = answered(text)
-        found[name] = Compared.of(truth, model.ahead(text.reading, first, rest), rows)
+        found[name] = Compared.of(truth, ahead(model, text.reading, first, rest), rows)
     text = EditedText(model.door, PAPER, frozenset())
     text.become((), old)
     text.forward.read(text.ready(), 1)
     text.become(old, new)
     first, rows = answered(text)
-    found["PIE without pivots"] = Compared.of(truth, model.ahead(text.reading, first, rest), rows)
+    found["PIE without pivots"] = Compared.of(truth, ahead(model, text.reading, first, rest), rows)
     return found
 
 
@@ -293,7 +267,7 @@ def chained(model: Model, lines: list[str], random: Random, most: int) -> Iterat
             text.become(old, ids)
             first, rows = answered(text)
             if number in CHAIN:
-                truth = model.anew(ids, rest)
+                truth = anew(model, ids, rest)
                 found[name] = Compared.of(truth, first[None].float().log_softmax(-1), rows)
         if found:
             yield number, found
@@ -368,22 +342,12 @@ def _share(values: Sequence[float]) -> str:
     return f"{rate.value:.3f} ({low:.3f} to {high:.3f})"
 
 
-class Kept:
-    """What was found, kept in a file, so that a run goes on where it was stopped."""
-
-    def __init__(self, file: Path | None) -> None:
-        self._file = file
-        lines = file.read_text().splitlines() if file is not None and file.exists() else []
-        self._known = {row["key"]: row["found"] for row in map(json.loads, lines)}
-
-    def of(self, key: str, make: Callable[[], Mapping[str, Compared]]) -> dict[str, Compared]:
-        """Return what is known, or find it."""
-        if key not in self._known:
-            self._known[key] = {name: vars(each) for name, each in make().items()}
-            if self._file is not None:
-                with self._file.open("a") as file:
-                    file.write(json.dumps({"key": key, "found": self._known[key]}) + "\n")
-        return {name: Compared(**each) for name, each in self._known[key].items()}
+def remembered(
+    kept: Kept, key: str, make: Callable[[], Mapping[str, Compared]]
+) -> dict[str, Compared]:
+    """Return what is known, or find it."""
+    found = kept.of(key, lambda: {name: vars(each) for name, each in make().items()})
+    return {name: Compared(**each) for name, each in found.items()}
 
 
 def more(parser: argparse.ArgumentParser) -> None:
@@ -448,7 +412,7 @@ def main() -> None:
     tables = dict[str, dict[str, list[Compared]]]()
     for part in options.parts.split(","):
         for title, key, make in PARTS[part](model, options) if part in PARTS else ():
-            for name, each in kept.of(key, make).items():
+            for name, each in remembered(kept, key, make).items():
                 tables.setdefault(title, defaultdict(list))[name].append(each)
     for title, found in tables.items():
         table(f"{options.model.name}: {title}", found)
