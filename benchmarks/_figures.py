@@ -12,6 +12,7 @@ from rich.table import Table
 from portia.intervals import COVERED, DRAWS, Interval, Rate, resample
 
 UNIT = 1000  # of a figure are counted as one, so that sums are exact
+WIDE = 240  # characters: a pipe has no width
 Figure = tuple[float, float, float]  # value, and its interval
 
 
@@ -56,4 +57,4 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Sequence[str]]) -> 
         shown.add_column(column, justify="right" if number else "left", no_wrap=True)
     for row in rows:
         shown.add_row(*row)
-    Console(width=200).print(shown)
+    Console(width=WIDE).print(shown)

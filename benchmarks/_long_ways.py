@@ -22,9 +22,10 @@ FIRST = 10  # tokens that LM-Infinite pins
 NAMES = {
     "plain": "plain",
     "lambda": "LM-Infinite",
-    "zero": "window alone (first: 0)",
-    "true": "first tokens at their true distance",
+    "zero": "window alone",
+    "true": "true distance",
     "again": "window read again",
+    "cut": "oldest turns left out",  # of a chat
 }
 
 
@@ -66,17 +67,19 @@ class Way:
     def of(cls, said: str) -> Way:
         """Return what `lambda:512` says."""
         kind, _, window = said.partition(":")
-        if kind not in NAMES or (kind == "plain") == bool(window):
-            names = ", ".join(f"{name}:WINDOW" for name in NAMES if name != "plain")
+        windowed = [name for name in NAMES if name not in ("plain", "cut")]
+        if said != "plain" and not (kind in windowed and window.isdecimal()):
+            names = ", ".join(f"{name}:WINDOW" for name in windowed)
             raise SystemExit(f"way must be one of plain, {names}, got {said}")
         return cls(kind, int(window or 0))
 
     def __str__(self) -> str:
-        return f"{NAMES[self.kind]}, {self.window:,}" if self.window else NAMES[self.kind]
+        name = NAMES[self.kind]
+        return name if self.kind == "plain" else f"{name}, {self.window:,}"
 
     def reading(self) -> Reading:
         """Return a reading that has read nothing."""
-        if self.kind in ("plain", "again"):
+        if self.kind in ("plain", "again", "cut"):
             return PlainReading()
         if self.kind == "true":
             return TrueDistance(FIRST, self.window)

@@ -19,8 +19,10 @@ from pathlib import Path
 
 import torch
 
+from benchmarks import _long_chat as chat
 from benchmarks import _long_cost as cost
 from benchmarks import _long_loss as loss
+from benchmarks import _long_recall as recall
 from benchmarks import _long_texts as texts
 from benchmarks._harness import Row, arguments, write
 from benchmarks._kept import Kept
@@ -40,7 +42,7 @@ def more(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="JSON Lines; a run goes on where it was stopped")
-    parser.add_argument("--parts", default="cost,loss")
+    parser.add_argument("--parts", default="cost,loss,recall,chat")
     costs = parser.add_argument_group("cost")
     costs.add_argument("--lengths", default="1024,4096,8192,16384,65536,131072,1048576")
     costs.add_argument("--window", type=int, help="without: the trained length, at most 2048")
@@ -56,6 +58,15 @@ def more(parser: argparse.ArgumentParser) -> None:
     losses.add_argument("--bands", help="ends of what is told together; without: by doubling")
     losses.add_argument("--perplexity", action="store_true", help="instead of nats")
     losses.add_argument("--stride", type=int, default=16, help="tokens for which a window is read")
+    found = parser.add_argument_group("recall")
+    found.add_argument("--recall-window", type=int, default=1024)
+    found.add_argument("--recall-tokens", type=int, default=4096)
+    found.add_argument("--documents", type=int, default=4, help="of 32 numbers each")
+    chats = parser.add_argument_group("chat")
+    chats.add_argument("--chats", type=int, default=5)
+    chats.add_argument("--chat-window", type=int, default=512)
+    chats.add_argument("--windows", type=int, default=5, help="that a chat is long")
+    chats.add_argument("--temperature", type=float, default=0.0)
 
 
 def measure_cost(model: Model, kept: Kept, options: argparse.Namespace) -> list[Row]:
@@ -107,7 +118,41 @@ def _bands(options: argparse.Namespace, tokens: int) -> list[int]:
     return [0, *ends]
 
 
-PARTS = {"cost": measure_cost, "loss": measure_loss}
+def measure_recall(model: Model, kept: Kept, options: argparse.Namespace) -> list[Row]:
+    """Measure what is found again; print it."""
+    window, tokens = options.recall_window, options.recall_tokens
+    ways = [Way("plain"), Way("lambda", window)]
+    found: dict[Way, list[recall.Found]] = {way: [] for way in ways}
+    for number in range(options.documents):
+        told = recall.text(model, tokens, options.seed + number)
+        for way, answers in found.items():
+            key = f"recall {options.model.name} {tokens} {options.seed + number} {way}"
+            made = kept.of(key, partial(recall.asked, model, way, told))
+            answers += [recall.Found(*each) for each in made]
+    return recall.show(f"{options.model.name}, {tokens:,} tokens", found, window)
+
+
+def measure_chat(model: Model, kept: Kept, options: argparse.Namespace) -> list[Row]:
+    """Measure chats without end; print what replies are worth."""
+    window, found = options.chat_window, dict[Way, list[list[int]]]()
+    for kind in ("plain", "lambda", "zero", "cut", "again"):
+        way, asked = Way(kind, window), (options.windows, options.temperature)
+        for seed in range(options.seed, options.seed + options.chats):
+            key = f"chat {options.model.name} {way} {window} {asked} {seed}"
+            turns = kept.of(
+                f"{key} turns", partial(chat.talk, model, way, asked[0], seed, asked[1])
+            )
+            worth = kept.of(f"{key} worth", partial(chat.worth, model, turns, window))
+            found.setdefault(way, []).append(worth)
+    return chat.show(f"{options.model.name}, {options.windows} windows of {window:,}", found)
+
+
+PARTS = {
+    "cost": measure_cost,
+    "loss": measure_loss,
+    "recall": measure_recall,
+    "chat": measure_chat,
+}
 
 
 @torch.inference_mode()
@@ -120,6 +165,8 @@ def main() -> None:
         options.stock = options.plain = 8192
         options.texts, options.tokens = 1, 1024
         options.ways = "plain,lambda:256,zero:256"
+        options.recall_tokens, options.recall_window, options.documents = 1024, 256, 1
+        options.chats, options.chat_window, options.windows = 1, 256, 2
     model, kept = Model.load(options.model, options.dtype), Kept(options.out)
     rows = [row for part in options.parts.split(",") for row in PARTS[part](model, kept, options)]
     write(rows, options.json)
