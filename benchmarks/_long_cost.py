@@ -23,6 +23,7 @@ from kvedit.reading import Reading
 
 PIECE = 512  # tokens of a prompt's chunk
 STEPS = 8  # tokens decoded in a turn
+REFILLED = 4  # windows that are read after a jump: by then the buffers are as large as they become
 WAYS = ("LM-Infinite", "plain", "stock")
 
 Run = Callable[[], float]  # one turn; returns the seconds of a token
@@ -35,7 +36,7 @@ class Asked:
     lengths  tokens before those that are timed, ascending
     window   of LM-Infinite
     really   up to how many tokens a text is read; then its ring is emptied, and filled again with
-             the last tokens at their far places: as many keys, turned as far
+             tokens at the last places: as many keys, turned as far
     plain    up to how many tokens plain attention is measured; its keys are random
     stock    the same for transformers' own cache, which copies all keys at every token
     """
@@ -102,10 +103,11 @@ def _read_to(
     reading = LmInfiniteReading(FIRST, asked.window, asked.window, PIECE)
     made, at, copies = [], 0, 0
     for length in asked.lengths:
-        if length > asked.really and length - at > asked.window:
+        place = length - REFILLED * asked.window
+        if length > asked.really and place > max(at, FIRST):
             read(model, reading, _tokens(model, max(FIRST - at, 0), generator))
-            _jump(reading, length - asked.window)
-            at = length - asked.window
+            _jump(reading, place)
+            at = place
         while at < length:
             count = min(PIECE, length - at)
             read(model, reading, _tokens(model, count, generator), PIECE)

@@ -161,10 +161,9 @@ def main() -> None:
     options = arguments(__doc__ or "", more)
     torch.set_num_threads(options.threads)
     if options.quick:
-        options.lengths, options.really, options.turns = "1024,4096,8192,65536", 8192, 5
-        options.stock = options.plain = 8192
-        options.texts, options.tokens = 1, 1024
-        options.ways = "plain,lambda:256,zero:256"
+        options.lengths, options.really, options.turns = "512,1024,2048,65536", 2048, 3
+        options.window, options.stock, options.plain = 256, 2048, 2048
+        options.texts, options.tokens, options.ways = 1, 1024, "plain,lambda:256,zero:256"
         options.recall_tokens, options.recall_window, options.documents = 1024, 256, 1
         options.chats, options.chat_window, options.windows = 1, 256, 2
     model, kept = Model.load(options.model, options.dtype), Kept(options.out)
