@@ -68,15 +68,16 @@ def windows(seed: int, files: int, tokens: int) -> Iterator[tuple[str, Lines]]:
             yield path.name, kept
 
 
-def cases(seed: int, files: int, tokens: int, a_file: int) -> Iterator[Case]:
-    """Yield edits of all kinds and places in turn, each with its cursors."""
+def cases(seed: int, files: int, tokens: int, a_file: int, cursors: int) -> Iterator[Case]:
+    """Yield edits of all kinds and places in turn, each with so many of its cursors, in turn."""
     random, number = Random(seed + 1), 0
     for name, lines in windows(seed, files, tokens):
         for _ in range(a_file):
             kind = list(KINDS)[number % len(KINDS)]
             place = PLACES[number // len(KINDS) % len(PLACES)]
             number += 1
-            yield from _cursors(name, kind, place, lines, random)
+            found = list(_cursors(name, kind, place, lines, random))
+            yield from (found[(number + each) % len(CURSORS)] for each in range(cursors) if found)
 
 
 def edited(lines: Lines, kind: str, place: float, random: Random) -> tuple[Lines, int] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from kvedit.hf import Door, fit_kernels, open_door
 from server.engines.hf.loading import read_model
@@ -24,7 +24,7 @@ class Model:
     control: frozenset[int]
 
     @classmethod
-    def load(cls, path: Path, dtype: str) -> Model:
+    def load(cls, path: Path, dtype: str) -> Self:
         """Load a folder or a GGUF file."""
         model, tokenizer = read_model(path, Placement("cpu", dtype))
         fit_kernels(model)

@@ -16,6 +16,7 @@ import argparse
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,7 +32,7 @@ from torch import Tensor
 from benchmarks._edits import KINDS, Case, cases, edited, windows
 from benchmarks._harness import Row, arguments, medians, show
 from benchmarks._kept import Kept
-from benchmarks._loaded import Model
+from benchmarks._loaded import Model as Loaded
 from kvedit.diff import hunks
 from kvedit.plain import PlainReading
 from kvedit.reading import Layer, LayerKind, Reading, whole_text
@@ -40,7 +41,8 @@ from kvedit.spans import Span
 from kvedit.visibility import causal
 from pocket import WEIGHTS
 from portia.intervals import Rate, resample
-from server.engines.hf.edited import EditedText, Healing
+from server.engines.hf.edited import EditedForward, EditedText, Healing
+from server.prompt import Part, TextPrompt
 
 AHEAD = 16  # positions whose distributions are compared
 HARD = 0.2  # nats by which a chosen token is worse than the right one
@@ -48,8 +50,10 @@ FELT = 0.02  # nats from which an edit matters to the next tokens
 RECIPE = Healing(after=32, read=0.05, max_edits=20, exact=False)
 PAPER = Healing(after=0, read=0.0, max_edits=10**6, exact=False)
 METHODS: Mapping[str, Healing] = {"PIE": PAPER, "recipe": RECIPE}
-TYPED = (1, 8, 32)  # tokens
+TYPED = (1, 8, 16, 32)  # tokens
 CHAIN = (1, 5, 20, 100)  # edits
+TYPED_IN = 2048  # tokens of a text that is typed into, where that is timed
+LAST = 4  # lines behind the cursor of a chain
 
 
 class Conflict:
@@ -88,24 +92,30 @@ class Conflict:
         return {}
 
 
-def ahead(model: Model, reading: Reading, first: Tensor, rest: Sequence[int]) -> Tensor:
-    """Return the log-probabilities of what comes, and behind each token of what does come.
+class Model(Loaded):
+    """A model that is asked what comes next."""
 
-    first    logits behind the text, [vocab]
-    returns  [AHEAD, vocab] float32
-    """
-    rows = [first[None]]
-    if rest:
-        keep = list(range(len(rest)))
-        rows.append(model.door.forward(torch.tensor([rest]), reading, keep)[0])
-    return torch.cat(rows).float().log_softmax(-1)
+    def hole(self, before: str, after: str) -> tuple[int, ...]:
+        """Return the prompt of a hole between two texts."""
+        return self.encoder.encode(TextPrompt((Part(before),), suffix=after)).ids
 
+    def ahead(self, reading: Reading, first: Tensor, rest: Sequence[int]) -> Tensor:
+        """Return the log-probabilities of what comes, and behind each token of what does come.
 
-def anew(model: Model, ids: Sequence[int], rest: Sequence[int]) -> Tensor:
-    """Return the same for a text that is computed anew."""
-    reading = PlainReading()
-    first = model.door.forward(torch.tensor([list(ids)]), reading, 1)[0, -1]
-    return ahead(model, reading, first, rest)
+        first    logits behind the text, [vocab]
+        returns  [AHEAD, vocab] float32
+        """
+        rows = [first[None]]
+        if rest:
+            keep = list(range(len(rest)))
+            rows.append(self.door.forward(torch.tensor([rest]), reading, keep)[0])
+        return torch.cat(rows).float().log_softmax(-1)
+
+    def anew(self, ids: Sequence[int], rest: Sequence[int]) -> Tensor:
+        """Return the same for a text that is computed anew."""
+        reading = PlainReading()
+        first = self.door.forward(torch.tensor([list(ids)]), reading, 1)[0, -1]
+        return self.ahead(reading, first, rest)
 
 
 @dataclass(frozen=True)
@@ -164,39 +174,45 @@ def answered(text: EditedText) -> tuple[Tensor, int]:
         text.forward.pending = forward  # type: ignore[method-assign]
 
 
+def copied(model: Model, text: EditedText, healing: Healing) -> EditedText:
+    """Return a text as far as it was read, to be edited apart from it."""
+    made = EditedText(model.door, healing, model.control)
+    made.reading = deepcopy(text.reading)
+    made.forward = EditedForward(model.door, made.reading, healing.read)
+    made.forward.ids = text.ids
+    return made
+
+
 def heal_all(text: EditedText) -> None:
-    """Heal until nothing is stale, as a worker does that has nothing else to do."""
-    while text.heal():
-        pass
+    """Heal until nothing is stale, as a worker does that has nothing else to do, but at once."""
+    text.reading.heal(text.reading.stale)
+    text.forward.read(text.ready(), 1)
 
 
 def left(model: Model, case: Case, random: Random) -> dict[str, Compared]:
     """Return what every method makes of one edit, left of the cursor."""
     old, new = model.ids(case.old), model.ids(case.new)
     rest = model.ids(case.rest)[: AHEAD - 1]
-    truth = anew(model, new, rest)
+    truth = model.anew(new, rest)
     found = _unedited(model, truth, old, new, rest)
-    text = start(model, PAPER, old)
+    begun = start(model, PAPER, old)
 
-    def compared() -> Compared:
+    def compared(text: EditedText) -> Compared:
         first, rows = answered(text)
-        return Compared.of(truth, ahead(model, text.reading, first, rest), rows)
+        return Compared.of(truth, model.ahead(text.reading, first, rest), rows)
 
     for name, healing in METHODS.items():
-        text.heal_by(healing)
+        text = copied(model, begun, healing)
         text.become(old, new)
-        found[name] = compared()
-        if name == "recipe":
-            text.become([*new, *rest], new)
-            heal_all(text)
-            found["recipe, healed when idle"] = replace(compared(), rows=len(new))
-        text.become([*new, *rest], old)  # what it was: exact again, once it is healed
-        heal_all(text)
-    text.heal_by(PAPER)
+        found[name] = compared(text)
+    text.become([*new, *rest], new)  # the recipe's
+    heal_all(text)
+    found["recipe, healed when idle"] = replace(compared(text), rows=len(new))
+    text = copied(model, begun, PAPER)
     text.become(old, new)
     stale = text.reading.stale
     text.reading.heal(random.sample(stale, min(len(stale), len(new) // 10)))
-    found["PIE + random 10 %"] = compared()
+    found["PIE + random 10 %"] = compared(text)
     return found
 
 
@@ -216,43 +232,37 @@ def _unedited(
     reading.hold(whole)
     tokens = torch.tensor([[*fresh, new[-1]]])
     first = model.door.forward(tokens, reading, 1)[0, -1]
-    conflict = Compared.of(truth, ahead(model, reading, first, rest), tokens.shape[1])
-    plain = Compared.of(truth, ahead(model, whole, last, rest), 0)
+    conflict = Compared.of(truth, model.ahead(reading, first, rest), tokens.shape[1])
+    plain = Compared.of(truth, model.ahead(whole, last, rest), 0)
     return {"no edit": plain, "conflict fast encoding": conflict}
 
 
 def filled(model: Model, lines: list[str], typed: int, random: Random) -> dict[str, Compared]:
     """Return what every method makes of typing into a hole."""
-    from server.prompt import Part, TextPrompt
-
     at = random.randrange(len(lines) // 3, 2 * len(lines) // 3)
     before, after = model.ids("".join(lines[:at])), model.ids("".join(lines[at:]))
     suffix = model.tokenizer.decode(after[typed:])
 
     def prompt(count: int) -> tuple[int, ...]:
-        text = model.tokenizer.decode([*before, *after[:count]])
-        return model.encoder.encode(TextPrompt((Part(text),), suffix=suffix)).ids
+        return model.hole(model.tokenizer.decode([*before, *after[:count]]), suffix)
 
     old, new, rest = prompt(0), prompt(typed), list(after[typed : typed + AHEAD - 1])
-    truth = anew(model, new, rest)
-    found = {"no edit": Compared.of(truth, anew(model, old, rest), 0)}
-    for name, healing in METHODS.items():
-        text = start(model, healing, old)
+    truth = model.anew(new, rest)
+    found = {"no edit": Compared.of(truth, model.anew(old, rest), 0)}
+    begun = start(model, PAPER, old)
+    without = copied(replace(model, control=frozenset()), begun, PAPER)
+    texts = {name: copied(model, begun, healing) for name, healing in METHODS.items()}
+    for name, text in {**texts, "PIE without pivots": without}.items():
         text.become(old, new)
         first, rows = answered(text)
-        found[name] = Compared.of(truth, ahead(model, text.reading, first, rest), rows)
-    text = EditedText(model.door, PAPER, frozenset())
-    text.become((), old)
-    text.forward.read(text.ready(), 1)
-    text.become(old, new)
-    first, rows = answered(text)
-    found["PIE without pivots"] = Compared.of(truth, ahead(model, text.reading, first, rest), rows)
+        found[name] = Compared.of(truth, model.ahead(text.reading, first, rest), rows)
     return found
 
 
 def chained(model: Model, lines: list[str], random: Random, most: int) -> Iterator[tuple[int, Any]]:
     """Yield what every method makes of a text after 1, 5, 20, 100 edits, each read at once."""
-    rest: list[int] = []
+    lines, behind = lines[:-LAST], "".join(lines[-LAST:])
+    rest = model.ids(behind)[: AHEAD - 1]
     ids = model.ids("".join(lines))
     texts = {name: start(model, healing, ids) for name, healing in METHODS.items()}
     for number in range(1, most + 1):
@@ -261,36 +271,54 @@ def chained(model: Model, lines: list[str], random: Random, most: int) -> Iterat
         if made is None:
             continue
         lines = made[0]
-        old, ids = ids, model.ids("".join(lines))
+        ids = model.ids("".join(lines))
         found = {}
+        truth = model.anew(ids, rest) if number in CHAIN else None
         for name, text in texts.items():
-            text.become(old, ids)
+            text.become(text.ids, ids)
             first, rows = answered(text)
-            if number in CHAIN:
-                truth = anew(model, ids, rest)
-                found[name] = Compared.of(truth, first[None].float().log_softmax(-1), rows)
+            if truth is not None:
+                found[name] = Compared.of(truth, model.ahead(text.reading, first, rest), rows)
+                text.become([*ids, *rest], ids)
         if found:
             yield number, found
 
 
-def times(model: Model, tokens: int, runs: int) -> list[Row]:
-    """Time the first token after 40 new ones in the middle of a text, against both alternatives."""
-    lines = [line for _, window in windows(7, 60, 1200) for line in window]
-    whole = model.ids("".join(lines))[: tokens - 40]
+def put_in(model: Model, tokens: int) -> Iterator[tuple[int, ...]]:
+    """Yield texts of so many tokens, each with 40 others in its middle."""
+    whole, random = long_text(model, tokens - 40), Random(3)
     half = len(whole) // 2
-    random = Random(3)
+    while True:
+        yield (*whole[:half], *(random.choice(whole) for _ in range(40)), *whole[half:])
 
-    def edit() -> tuple[int, ...]:
-        fresh = [random.choice(whole) for _ in range(40)]
-        return (*whole[:half], *fresh, *whole[half:])
 
+def typed_in(model: Model, tokens: int) -> Iterator[tuple[int, ...]]:
+    """Yield prompts of about so many tokens with a hole in the middle, one more typed each time."""
+    whole = long_text(model, tokens + tokens // 4)
+    half = tokens // 2
+    suffix = model.tokenizer.decode(whole[-half:])
+    while True:
+        for end in range(half, len(whole) - half):
+            yield model.hole(model.tokenizer.decode(whole[:end]), suffix)
+
+
+def long_text(model: Model, tokens: int) -> tuple[int, ...]:
+    """Return so many tokens of the library."""
+    lines = [line for _, window in windows(7, 60, 1200) for line in window]
+    return model.ids("".join(lines))[:tokens]
+
+
+def times(model: Model, case: str, texts: Iterator[tuple[int, ...]], runs: int) -> list[Row]:
+    """Time the first token behind the next of some texts, against both alternatives."""
     ways = {"prefix reuse": Healing(), "PIE": PAPER,
             "recipe": Healing(RECIPE.after, RECIPE.read, 10**6, exact=False)}  # fmt: skip
-    texts = {name: start(model, healing, edit()) for name, healing in ways.items()}
+    held = {name: start(model, healing, next(texts)) for name, healing in ways.items()}
 
     def one(text: EditedText) -> Callable[[], float]:
         def run() -> float:
-            new = edit()
+            text.become(text.ids, next(texts))  # each from the same to the same kind of text
+            text.forward.read(text.ready(), 1)
+            new = next(texts)
             begun = time.perf_counter()
             text.become(text.ids, new)
             text.forward.read(text.ready(), 1)
@@ -299,19 +327,18 @@ def times(model: Model, tokens: int, runs: int) -> list[Row]:
         return run
 
     def full() -> float:
-        new = torch.tensor([list(edit())])
+        new = torch.tensor([list(next(texts))])
         begun = time.perf_counter()
         model.door.forward(new, PlainReading(), 1)
         return time.perf_counter() - begun
 
-    found = medians(runs, {"full": full, **{name: one(text) for name, text in texts.items()}})
+    found = medians(runs, {"full": full, **{name: one(text) for name, text in held.items()}})
     rows = []
     for name in ways:
         for beside in ("full", "prefix reuse"):
             if name != beside:
                 metric = f"{name}, first token against {beside}"
-                rows.append(Row(f"{tokens} tokens, 40 new in the middle", metric,
-                                found[name] * 1e3, "ms", found[beside] * 1e3))  # fmt: skip
+                rows.append(Row(case, metric, found[name] * 1e3, "ms", found[beside] * 1e3))
     return rows
 
 
@@ -357,13 +384,14 @@ def more(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--files", type=int, default=40)
-    parser.add_argument("--edits", type=int, default=4, help="of a file; each with three cursors")
+    parser.add_argument("--edits", type=int, default=4, help="of a file")
+    parser.add_argument("--cursors", type=int, default=3, choices=(1, 2, 3), help="of an edit")
     parser.add_argument("--tokens", type=int, default=700, help="of a text, about")
     parser.add_argument("--holes", type=int, default=20, help="to type into")
     parser.add_argument("--chains", type=int, default=3)
     parser.add_argument("--lengths", default="1024,4096", help="of the texts that are timed")
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--parts", default="left,holes,chains,times")
+    parser.add_argument("--parts", default="left,holes,chains,times,typing")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="JSON Lines; a run goes on where it was stopped")
@@ -374,9 +402,10 @@ Make = Callable[[], Mapping[str, Compared]]
 
 def edits_left(model: Model, options: argparse.Namespace) -> Iterator[tuple[str, str, Make]]:
     """Yield the edits left of a cursor: title, key, and what measures one."""
-    drawn = cases(options.seed, options.files, options.tokens, options.edits)
+    drawn = cases(options.seed, options.files, options.tokens, options.edits, options.cursors)
     for number, case in enumerate(drawn):
-        key = f"left {options.seed} {options.tokens} {number} {case.file} {case.kind}"
+        place = f"{case.kind} {case.place:.2f} {case.cursor}"
+        key = f"left {options.seed} {options.tokens} {options.dtype} {case.file} {place}"
         yield "left of the cursor", key, partial(left, model, case, Random(number))
 
 
@@ -385,7 +414,7 @@ def holes(model: Model, options: argparse.Namespace) -> Iterator[tuple[str, str,
     drawn = windows(options.seed + 1, options.holes, options.tokens)
     for number, (name, lines) in enumerate(drawn):
         for typed in TYPED:
-            key = f"hole {options.seed} {options.tokens} {number} {name} {typed}"
+            key = f"hole {options.seed} {options.tokens} {options.dtype} {number} {name} {typed}"
             make = partial(filled, model, lines, typed, Random(number))
             yield f"a hole, {typed} tokens typed", key, make
 
@@ -395,7 +424,8 @@ def chains(model: Model, options: argparse.Namespace) -> Iterator[tuple[str, str
     drawn = windows(options.seed + 2, options.chains, options.tokens)
     for number, (_, lines) in enumerate(drawn):
         for length, found in chained(model, lines, Random(number), max(CHAIN)):
-            yield f"after {length} edits", f"chain {options.seed} {number} {length}", found.copy
+            key = f"chain {options.seed} {options.dtype} {number} {length}"
+            yield f"after {length} edits", key, found.copy
 
 
 PARTS = {"left": edits_left, "holes": holes, "chains": chains}
@@ -416,9 +446,14 @@ def main() -> None:
                 tables.setdefault(title, defaultdict(list))[name].append(each)
     for title, found in tables.items():
         table(f"{options.model.name}: {title}", found)
-    if "times" in options.parts:
-        lengths = map(int, options.lengths.split(","))
-        rows = [row for tokens in lengths for row in times(model, tokens, options.runs)]
+    rows = []
+    for tokens in map(int, options.lengths.split(",")) if "times" in options.parts else ():
+        case, texts = f"{tokens} tokens, 40 new in the middle", put_in(model, tokens)
+        rows += times(model, case, texts, options.runs)
+    if "typing" in options.parts:
+        case = f"a hole in {TYPED_IN} tokens, one more typed"
+        rows += times(model, case, typed_in(model, TYPED_IN), options.runs)
+    if rows:
         show(f"{options.model.name}: time to the first token", rows, options.json)
 
 

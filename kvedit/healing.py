@@ -38,7 +38,8 @@ def after(
     changes     ascending, in indices of the old text
     length      tokens of the new text
     heal_after  kept tokens behind each hunk that are computed again; behind the last hunk as many
-                again, if that is all that is left
+                again, if that is all that is left; where a pivot follows, at least twice as many as
+                are new: it opens what stands behind a hole, and what is typed is read with that
     pivots      indices in the new text of tokens that gather what is before them
     returns     new tokens, healed ones, the pivots behind the first change, and the last token
 
@@ -51,7 +52,10 @@ def after(
         begin = hunk.start + moved
         moved += hunk.change
         end = begin + len(hunk.ids)
-        most = 2 * heal_after if limit == length and limit - end <= 2 * heal_after else heal_after
+        typed = 2 * len(hunk.ids) if heal_after and end in pivots else 0
+        most = max(heal_after, typed)
+        if limit == length and limit - end <= 2 * heal_after:
+            most = 2 * heal_after
         wanted.update(range(begin, min(end + most, limit)))
     wanted.update(index for index in pivots if changes[0].start <= index < length)
     return tuple(sorted({*wanted, length - 1}))

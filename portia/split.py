@@ -19,7 +19,7 @@ MARKER = re.compile(  # of a list item: "- ", "1. ", "(a) ", "iv) ", "1ï¼‰", "ä¸
 )
 WHOLE = re.compile(r" {0,3}#{1,6}\s|\s*\|")  # a heading or a row of a table: never cut inside
 RULE = re.compile(r"\s*(?:=+|-{2,}|(?:[-*_]\s*){3,})$")  # what stands above it ends there
-FENCE = re.compile(r"(\s*)(?:[-+*]\s+|\d{1,4}[.)]\s+)?(`{3,}(?!.*`)|~{3,})")
+FENCE = re.compile(r"(\s*)(?:[-+*]\s+|\d{1,4}[.)]\s+)?(`{3,}+(?![^`\n]*`)|~{3,})")
 CLOSING = tuple(")]}>,;")  # a line that begins so goes on with the statement above it
 SURROGATE = re.compile("[\ud800-\udfff]")  # cannot be encoded, so sentencex cannot read it
 
@@ -30,14 +30,18 @@ def units(text: str, language: str = "en") -> tuple[str, ...]:
     language  code of the sentence rules ("de", "zh", ...); an unknown one is read as English
     returns   none is blank, unless the text is; joined they are the text, character for character
     """
-    found: list[str] = []
+    found: list[list[str]] = []
+    blank = False  # whether the last unit is, so far
     for block, prose in _blocks(text):
         for piece in _sentences(block, language) if prose else (block,):
-            if found and (not piece.strip() or not found[-1].strip()):
-                found[-1] += piece  # space belongs to what stands before it, or else after it
+            spaces = not piece.strip()
+            if found and (spaces or blank):
+                found[-1].append(piece)  # space belongs to what stands before it, or else after it
+                blank = blank and spaces
             else:
-                found.append(piece)
-    return tuple(found)
+                found.append([piece])
+                blank = spaces
+    return tuple(map("".join, found))
 
 
 def _blocks(text: str) -> Iterator[tuple[str, bool]]:

@@ -170,15 +170,16 @@ def _tags(texts: Sequence[str]) -> Iterator[str]:
         yield f"text-{digest[:8]}"
 
 
-def _marked(text: str, openings: Sequence[str]) -> bool:
+def _marked(text: str, openings: frozenset[str]) -> bool:
     """Say whether a line of a text begins as a line of the prompt does."""
     lines = [line.lstrip() for line in text.splitlines()]
+    lengths = range(LEAST_OPENING, MOST_OPENING + 1)
     return MARKER.search("\n".join(lines)) is not None or any(
-        line.startswith(tuple(openings)) for line in lines
+        line[:length] in openings for line in lines for length in lengths
     )
 
 
-def _openings(template: str) -> list[str]:
+def _openings(template: str) -> frozenset[str]:
     """Return how the lines of a template begin, where that is long enough to be known by."""
-    lines = [PLACEHOLDER.split(line)[0].strip().casefold() for line in template.splitlines()]
-    return [line[:MOST_OPENING] for line in lines if len(line) >= LEAST_OPENING]
+    lines = (PLACEHOLDER.split(line)[0].strip().casefold() for line in template.splitlines())
+    return frozenset(line[:MOST_OPENING] for line in lines if len(line) >= LEAST_OPENING)

@@ -10,6 +10,7 @@ CLOSING = re.compile(r"""\s*[)\]}>"'`;:,]*\s*""")  # what an editor writes behin
 OPENING = re.compile(r".*([:{(\[]|\b(do|then|else|begin))\s*", re.DOTALL)
 LINE_END = re.compile(r"\r\n|\r|\n")
 PAIRS = {")": "(", "]": "[", "}": "{"}
+CLOSERS = frozenset("\"'`") | PAIRS.keys()
 TAB = 8  # columns; only the order of two indentations matters
 
 
@@ -102,8 +103,18 @@ def offered(text: str, shape: Shape, *, cut_off: bool) -> str:
     lines = list(LINE_END.finditer(text))
     if cut_off and lines and text[: lines[-1].start()].strip():
         text = text[: lines[-1].start()]
-    text = _without_closing(text, shape.rest.strip())
+    text = _without_rest(_without_closing(text, shape.rest.strip()), shape.rest.strip())
     return text.rstrip() if text.strip() else ""
+
+
+def _without_rest(text: str, rest: str) -> str:
+    """Return a text without what it repeats at its end: all that stands behind the cursor already.
+
+    Brackets and quotes are another's affair: there it matters what they close.
+    """
+    if not rest or rest[0] in CLOSERS:
+        return text
+    return text.rstrip().removesuffix(rest)
 
 
 def _without_closing(text: str, rest: str) -> str:

@@ -13,6 +13,7 @@ from server.stages import EXAMPLE, KNOWN, PARSER
 from server.stages.base import Stage
 
 MOST_STAGES = 8
+MOST_FIELDS = 64  # of a stage
 MOST_SHOWN = 60  # characters of a value in a message
 
 
@@ -38,9 +39,13 @@ def _parse(stage: object, index: int) -> Stage:
         raise refusal(
             f"stages[{index}] must be an object, got {_shown(stage)}; write one as in {EXAMPLE}"
         )
+    if len(stage) > MOST_FIELDS:
+        raise refusal(
+            f"stages[{index}] must have at most {MOST_FIELDS} fields, got {len(stage)}; remove some"
+        )
     name, known = stage.get("stage"), ", ".join(KNOWN)
     if not isinstance(name, str) or name not in KNOWN:
-        near = difflib.get_close_matches(str(name), KNOWN, n=1)
+        near = difflib.get_close_matches(str(name)[:MOST_SHOWN], KNOWN, n=1)
         advice = f"did you mean {near[0]!r}?" if near else "name one of them in its field 'stage'"
         raise refusal(f"stages[{index}] must be one of {known}, got {_shown(name)}; {advice}")
     try:

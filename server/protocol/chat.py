@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator
 from server.errors import PlanError
 from server.job import Job, Sampling
 from server.prompt import ChatPrompt, Message, Part, Prompt
-from server.protocol.common import shown
+from server.protocol.common import Items, shown
 from server.protocol.documents import inserted_in_chat, joined
 from server.protocol.generation import MOST_ALTERNATIVES, Generation
 from server.protocol.replies import Head
@@ -73,12 +73,12 @@ class ChatBody(Generation):
 
     prefix: ClassVar[str] = "chatcmpl"
 
-    messages: Annotated[list[MessageBody], Field(min_length=1)]
+    messages: Annotated[Items[MessageBody], Field(min_length=1)]
     max_tokens: int | None = Field(None, ge=1, lt=2**31)
     max_completion_tokens: int | None = Field(None, ge=1, lt=2**31)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MOST_ALTERNATIVES)
-    tools: list[dict[str, Any]] | None = None
+    tools: Items[dict[str, Any]] | None = None
     tool_choice: Any = None
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
 from server.errors import PlanError
@@ -15,6 +15,10 @@ MOST_ERRORS = 10
 MOST_SHOWN = 200
 
 B = TypeVar("B", bound="Body")
+T = TypeVar("T")
+
+# a list of which the first fault is told: a body may hold a million
+Items = Annotated[list[T], Field(fail_fast=True)]
 
 
 class Body(BaseModel):

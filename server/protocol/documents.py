@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -60,12 +61,10 @@ def joined(parts: Sequence[Part]) -> tuple[Part, ...]:
 def merged(parts: Iterable[Part]) -> tuple[Part, ...]:
     """Merge neighbouring parts without a group; drop empty ones."""
     kept: list[Part] = []
-    for part in parts:
-        if part.group is None and kept and kept[-1].group is None:
-            kept[-1] = Part(kept[-1].text + part.text)
-        elif part.text:
-            kept.append(part)
-    return tuple(kept)
+    for loose, run in groupby(parts, lambda part: part.group is None):
+        together = list(run)
+        kept += [Part("".join(part.text for part in together))] if loose else together
+    return tuple(part for part in kept if part.text)
 
 
 def inserted(parts: Sequence[Part], documents: Sequence[Part]) -> tuple[Part, ...]:

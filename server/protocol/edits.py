@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from server.errors import PlanError
 from server.job import Job, Sampling
-from server.protocol.common import Body
+from server.protocol.common import Body, Items
 from server.protocol.completions import DEFAULT_MAX_TOKENS
 from server.protocol.generation import MOST_ALTERNATIVES, Generation
 from server.protocol.replies import Head
@@ -114,13 +114,14 @@ def _contradiction(must: str, advice: str) -> PlanError:
     return PlanError(f"change must {must}; {advice}", param="changes")
 
 
+Messages = Annotated[Items[MessageBody], Field(min_length=1, max_length=MOST_MESSAGES)]
+
+
 class Content(Body):
     """A document: one text, or messages."""
 
     text: str | None = None
-    messages: Annotated[list[MessageBody], Field(min_length=1, max_length=MOST_MESSAGES)] | None = (
-        None
-    )
+    messages: Messages | None = None
 
     def document(self) -> Document | None:
         """Return it, or None if none is given (PlanError for both)."""
@@ -156,7 +157,7 @@ class EditBody(Content):
 
     base_version: Count | None = None
     version: Count | None = None
-    changes: Annotated[list[ChangeBody], Field(max_length=MOST_CHANGES)] | None = None
+    changes: Annotated[Items[ChangeBody], Field(max_length=MOST_CHANGES)] | None = None
     encoding: Encoding = "utf-16"
     hash: str | None = None
     wait: bool = False

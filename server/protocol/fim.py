@@ -11,7 +11,7 @@ from server.chunk import LEFT_OUT, Chunk
 from server.errors import PlanError
 from server.job import Job
 from server.prompt import File, FillOrder, FillPrompt
-from server.protocol.common import Body
+from server.protocol.common import Body, Items
 from server.protocol.generation import Generation
 from server.protocol.replies import Head
 from server.protocol.writers import ChatWriter
@@ -32,7 +32,7 @@ class Filling(Body):
     fim: FillOrder | None = None
     filename: str | None = None
     repo_name: str | None = None
-    input_extra: list[Extra] | None = None
+    input_extra: Items[Extra] | None = None
     single_line: bool | None = None
 
     def filling(self, prefix: str, suffix: str, begun: str, room: int) -> FillPrompt:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
@@ -9,18 +10,29 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidat
 from server.errors import PlanError
 from server.job import Sampling
 from server.protocol.answer_format import grammar
-from server.protocol.common import Body, shown
+from server.protocol.common import Body, Items, shown
 from server.protocol.documents import Document
 
 MOST_STOPS = 64
+MOST_BIASES = 4096  # tokens: a whole vocabulary would be gone through at every step
 MOST_CHOICES = 128  # n
 MOST_ALTERNATIVES = 20  # logprobs, top_logprobs
+
+
+def few_biases(value: Sized) -> None:
+    """Refuse a bias of more tokens than a step may look at (ValueError)."""
+    if len(value) > MOST_BIASES:
+        raise ValueError(
+            f"logit_bias must name at most {MOST_BIASES} tokens, got {len(value)}; name fewer, or "
+            "ask for a `response_format`"
+        )
 
 
 def _biases(value: object) -> object:
     """Read `{"50256": -100}`: JSON has no integer keys."""
     if not isinstance(value, dict):
         return value
+    few_biases(value)
     biases = {}
     for key, bias in value.items():
         if not (isinstance(key, str) and key.isdecimal() and key.isascii() and len(key) < 10):
@@ -63,7 +75,7 @@ class Generation(Body):
 
     model: str | None = None
     stages: list[Any] | None = None
-    documents: list[Document] | None = None
+    documents: Items[Document] | None = None
     max_tokens: int | None = Field(None, ge=0, lt=2**31)
     min_tokens: int | None = Field(None, ge=0, lt=2**31)
     temperature: float | None = Field(None, ge=0, le=2)

@@ -9,10 +9,10 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BeforeValidator, Field, PlainValidator
 
 from server.job import Job, Sampling
-from server.protocol.common import shown
+from server.protocol.common import Items, shown
 from server.protocol.documents import Document
 from server.protocol.fim import Filling
-from server.protocol.generation import Bias, StreamOptions, stops
+from server.protocol.generation import Bias, StreamOptions, few_biases, stops
 from server.protocol.replies import Head
 
 SAMPLERS = ("penalties", "top_k", "top_p", "min_p", "temperature")  # of llama.cpp's, those we have
@@ -40,6 +40,7 @@ def _biases(value: object) -> object:
     """Read `[[15043, 1.0], [2, false]]`: false bans a token. Of text no bias can be told."""
     if not isinstance(value, list):
         return value
+    few_biases(value)
     biases: dict[int, object] = {}
     for each in value:
         if not (isinstance(each, list) and len(each) == 2 and type(each[0]) is int):
@@ -66,7 +67,7 @@ class InfillBody(Filling):
     n_indent: int | None = Field(None, ge=0, le=2**20)
     t_max_prompt_ms: float | None = None
     t_max_predict_ms: float | None = None
-    samplers: Annotated[list[str] | None, BeforeValidator(_samplers)] = None
+    samplers: Annotated[Items[str] | None, BeforeValidator(_samplers)] = None
     temperature: float | None = None
     top_k: int | None = Field(None, lt=2**31)
     top_p: float | None = Field(None, gt=0)
@@ -79,7 +80,7 @@ class InfillBody(Filling):
     ignore_eos: bool | None = None
     logit_bias: Annotated[dict[int, Bias] | None, BeforeValidator(_biases)] = None
     cache_prompt: bool | None = None
-    response_fields: list[str] | None = None
+    response_fields: Items[str] | None = None
     id_slot: int | None = None
     stream: bool | None = None
     model: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ from server.errors import PlanError
 from server.prompt import ChatPrompt, Message, Part, Prompt, TextPrompt
 
 Delimiters = tuple[str, str]
+SPACE = re.compile(r"\s*")
 INSTRUCTIONS = frozenset({"system", "developer"})  # may mention the delimiters without using them
 
 
@@ -51,19 +53,25 @@ def _parts(parts: Iterable[Part], delimiters: Delimiters) -> tuple[Part, ...]:
 
 def _pieces(text: str, delimiters: Delimiters) -> Iterator[Part]:
     opening, closing = delimiters
+    read = 0
     while True:
-        before, opened, rest = text.partition(opening)
+        start = text.find(opening, read)
+        before = text[read : start if start >= 0 else len(text)]
         _unmatched(closing in before and opening != closing, closing, before)
         if before:
             yield Part(before)
-        if not opened:
+        if start < 0:
             return
-        document, closed, rest = rest.partition(closing)
-        _unmatched(not closed or opening in document, opening, rest or document)
+        start += len(opening)
+        end = text.find(closing, start)
+        document = text[start : end if end >= 0 else len(text)]
+        _unmatched(end < 0 or opening in document, opening, document)
         if not document.strip():
             raise ValueError("document must have text, got an empty one; remove it")
         yield Part(document.strip() + "\n\n", group="documents")
-        text = rest.lstrip()
+        space = SPACE.match(text, end + len(closing))
+        assert space is not None, "it matches nothing too"
+        read = space.end()
 
 
 def _unmatched(wrong: bool, delimiter: str, where: str) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -97,12 +95,10 @@ def test_fenced_code_is_cut_between_top_level_statements_alone(parts: list[str])
         "Hi there. Yes! ",
     ],
 )
-def test_an_answer_of_200_kb_takes_no_time(pattern: str) -> None:
-    text = pattern * (200_000 // len(pattern))
-    start = time.perf_counter()
-    found = units(text)
-    assert time.perf_counter() - start < 2.0
-    assert "".join(found) == text
+def test_a_long_answer_of_one_pattern_loses_nothing(pattern: str) -> None:
+    """How long it takes, and that twice as long takes twice that, says `benchmarks/doubling.py`."""
+    text = pattern * (20_000 // len(pattern))
+    assert "".join(units(text)) == text
 
 
 def test_a_sentence_longer_than_the_window_is_cut_at_a_space() -> None:

@@ -5,38 +5,19 @@
  */
 
 import assert = require("node:assert/strict");
-import { spawn, spawnSync, type ChildProcess } from "node:child_process";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 
 import { Host } from "./host";
+import { EVENHAND, missing, Served } from "./server";
 
-const EVENHAND = process.env["EVENHAND"] ?? "evenhand";
-const missing = spawnSync(EVENHAND, ["--help"]).status !== 0;
 const skip = missing ? `no ${EVENHAND}; set EVENHAND to the command line` : false;
 const STORY = "The instrument of Akira is clarinet. The instrument of Nils is flute. The instrument of Akira is ";
 
-let server: ChildProcess;
+const server = new Served();
 let host: Host;
 let extension: typeof import("../src/extension");
 const subscriptions: { dispose(): unknown }[] = [];
-
-/** Starts the embedded model; returns its address. */
-async function serve(): Promise<string> {
-  server = spawn(EVENHAND, ["serve", "--port", "0"], { stdio: ["ignore", "pipe", "ignore"] });
-  let said = "";
-  return new Promise((resolve, reject) => {
-    server.once("exit", () => reject(new Error(`the server ended before it listened: ${said}`)));
-    // read to the end: a server whose reader is gone fails when it speaks
-    server.stdout?.on("data", (chunk) => {
-      said += String(chunk);
-      const found = /on (http:\/\/\S+)/.exec(said);
-      if (found?.[1] !== undefined) {
-        resolve(found[1]);
-      }
-    });
-  });
-}
 
 /** Waits until something is so. */
 async function until(so: () => boolean, seconds = 30): Promise<void> {
@@ -49,7 +30,7 @@ before(async () => {
   if (missing) {
     return;
   }
-  host = new Host({ url: await serve(), command: [EVENHAND, "lsp"], maxTokens: 8 });
+  host = new Host({ url: await server.start(), command: [EVENHAND, "lsp"], maxTokens: 8 });
   host.install();
   extension = require("../src/extension");
   await extension.activate({ subscriptions } as never);
@@ -58,10 +39,7 @@ before(async () => {
 after(async () => {
   await extension?.deactivate();
   subscriptions.forEach((each) => each.dispose());
-  if (server !== undefined && server.exitCode === null) {
-    server.kill("SIGTERM");
-    await new Promise((resolve) => server.once("exit", resolve));
-  }
+  await server.stop();
 });
 
 test("the status bar says that it runs", { skip }, async () => {

@@ -117,6 +117,7 @@ def test_what_is_kept_early_is_kept_in_the_end(text: str, before: str, length: i
         ("x])", "f([", "])", "x"),
         ('hello"', 'x = "', '"', "hello"),
         ("b)", "f(a, ", "", "b)"),
+        ("number < 0:", "if ", ":", "number < 0"),
         ("1  \t", "x = ", "", "1"),
         ("  \n ", DEF, "", ""),
     ],

@@ -82,6 +82,7 @@ def refused(stages: object, on: Scripted | None = None, what: Job | None = None)
         ),
         ([{"stage": "pine", "delimiters": ["<d>", 2]}], "field 'delimiters.1' must be a valid str"),
         ([{"stage": "pine", "delimiters": ["", "x"]}], "field 'delimiters.0' must"),
+        ([{f"f{n}": n for n in range(65)}], "stages[0] must have at most 64 fields, got 65; "),
         ([PINE, PINE], "stage 'pine' must appear once, got 2 times; keep one"),
         ([PINE] * (MOST_STAGES + 1), f"stages must number at most {MOST_STAGES}, got 9; "),
         (

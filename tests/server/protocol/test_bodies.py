@@ -1,18 +1,27 @@
 """How JSON becomes a body: what is off, what is a default, and what is refused in one sentence."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from server.errors import PlanError
 from server.job import Sampling
+from server.judge.wire import JudgeBody
 from server.prompt import ChatPrompt, TextPrompt, TokenPrompt
 from server.protocol.chat import ChatBody
-from server.protocol.common import parse
+from server.protocol.common import MOST_ERRORS, Body, parse
 from server.protocol.completions import CompletionBody
+from server.protocol.edits import CompleteBody, EditBody, OpenBody
+from server.protocol.fim import FimBody
+from server.protocol.infill import InfillBody
 
 MESSAGES = [{"role": "user", "content": "Hello"}]
+WRONG = (
+    *("n", "seed", "top_k", "top_p", "min_p", "stream", "logprobs", "max_tokens", "ignore_eos"),
+    *("temperature", "presence_penalty", "frequency_penalty", "repetition_penalty"),
+)
 OFF = {
     "best_of": 1,
     "n": 1,
@@ -148,6 +157,7 @@ def test_unknown_fields_are_warned_of_or_refused() -> None:
         ({"stop": ["a"] * 65}, "stop"),
         ({"logit_bias": {"x": 1}}, "logit_bias"),
         ({"logit_bias": {"1": 101}}, "logit_bias.1"),
+        ({"logit_bias": {str(token): 1 for token in range(4097)}}, "logit_bias"),
         ({"stages": "pine"}, "stages"),
         ({"response_format": {"type": "xml"}}, "response_format"),
         ({"stream": "yes"}, "stream"),
@@ -214,8 +224,44 @@ def test_a_body_that_is_no_json_object_is_refused(data: bytes) -> None:
 
 
 def test_many_faults_are_told_of_briefly() -> None:
-    body = {"messages": [{"role": "x" * 5000} for _ in range(500)]}
+    body = {"messages": MESSAGES, **dict.fromkeys(WRONG, "x" * 5000)}
     with pytest.raises(PlanError) as caught:
         parse(json.dumps(body).encode(), ChatBody)
     assert len(caught.value.message) < 5000
-    assert caught.value.message.endswith("(and 490 more)")
+    assert caught.value.message.endswith(f"(and {len(WRONG) - MOST_ERRORS} more)")
+
+
+BODIES = (
+    ChatBody,
+    CompletionBody,
+    CompleteBody,
+    EditBody,
+    FimBody,
+    InfillBody,
+    JudgeBody,
+    OpenBody,
+)
+
+
+def lists(schema: object) -> Iterator[dict[str, Any]]:
+    """Yield the lists in a schema of pydantic's."""
+    if isinstance(schema, dict):
+        if schema.get("type") == "list" and schema.get("items_schema", {}).get("type") != "any":
+            yield schema
+        schema = [each for name, each in schema.items() if name != "serialization"]
+    if isinstance(schema, list):
+        for each in schema:
+            yield from lists(each)
+
+
+@pytest.mark.parametrize("kind", BODIES)
+def test_of_a_list_with_a_million_faults_one_is_looked_at(kind: type[Body]) -> None:
+    """Told by its schema: a fault of each would take seconds and a gigabyte."""
+    wrong = [each for each in lists(kind.__pydantic_core_schema__) if not each.get("fail_fast")]
+    assert not wrong
+
+
+def test_the_first_fault_of_a_long_list_is_told() -> None:
+    with pytest.raises(PlanError, match=r"messages\.0\.role") as refused:
+        chat(messages=[{"content": 1}] * 20_000)
+    assert "messages.1." not in str(refused.value)
