@@ -28,8 +28,6 @@ from server.protocol.documents import check_count
 from server.protocol.fim import FimBody, left_out
 from server.protocol.infill import InfillBody
 from server.protocol.replies import Tally, Writer, evenhand, merged
-from server.sessions.implicit import subject
-from server.sessions.turns import Turn
 
 log = logging.getLogger("evenhand")
 
@@ -70,8 +68,6 @@ async def answer(request: Request, service: Service, body: TextBody, writer: Wri
     job = answering.errand.job
     asked = answering.errand.plan.asked(job).work
     client = service.answerer(request, body.user, body.prompt_cache_key)
-    if body.stream_options is not None and isinstance(subject(asked), Turn):
-        client = service.engine  # answered as ever: no sequence stays for it
     run = compose(answering.errand.plan, client)
     await service.engine.check(asked)
     return await respond(request, service, answering, run)

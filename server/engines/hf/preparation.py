@@ -20,7 +20,7 @@ from server.errors import PlanError
 from server.job import Cut, ReadingSpec, Sampling, Work
 from server.prompt import Prompt
 from server.text.grammar import Grammars
-from server.text.prompts import Encoded, Encoder, overflow
+from server.text.prompts import Encoded, Encoder
 from server.text.vocabulary import Vocabulary
 
 MOST_SPREAD = 1 << 15  # tokens of one forward, where the context is shorter: memory bears so many
@@ -62,7 +62,7 @@ class Preparation:
         self._check(work)
         cut: Cut = "whole" if work.reading is None else work.reading.cut
         for prompt in work.prompts:
-            encoded = self.encoder.check(prompt, cut)
+            encoded = self.encoder.check(prompt, cut, endless=readings.endless(work.reading))
             self.room(len(encoded.ids), work.sampling.max_tokens, work.reading)
             self._check_spread(encoded, work.reading)
 
@@ -92,15 +92,15 @@ class Preparation:
     def encode(self, prompt: Prompt, reading: ReadingSpec | None) -> Encoded:
         """Return a prompt's ids, cut as a reading asks (PlanError)."""
         cut: Cut = "whole" if reading is None else reading.cut
-        return self.encoder.encode(prompt, cut)
+        return self.encoder.encode(prompt, cut, endless=readings.endless(reading))
 
     def room(self, length: int, asked: int | None, reading: ReadingSpec | None = None) -> int:
         """Return how many new tokens there may be after some (PlanError)."""
-        if reading is not None and reading.name == "lm-infinite":
+        if readings.endless(reading):  # nobody means an answer without end
             return self.limit if asked is None else asked
         new = max(self.limit - length, 1) if asked is None else asked
         if length + new > self.limit:
-            raise overflow(self.limit, length, new if asked is not None else None)
+            raise self.encoder.overflow(length, new if asked is not None else None)
         return new
 
     def context(
@@ -137,7 +137,8 @@ class Preparation:
 
     def refusal(self, reading: ReadingSpec) -> str | None:
         """Return why the model cannot be read so, or None (PlanError for an unknown reading)."""
-        return self.door.refusal or readings.refusal(reading, self.door.layers)
+        fitting = readings.fitted(reading, self.limit)
+        return self.door.refusal or readings.refusal(fitting, self.door.layers)
 
     def _answer(
         self, context: Context, choice: Choice, reading: ReadingSpec | None = None
@@ -161,7 +162,7 @@ class Preparation:
         if reading is None:
             return StockForward(self.door, prefill, leaves=self.fitted)
         shelf = self.shelf if deterministic else self.loose
-        made = readings.build(reading, encoded.segments, shelf)
+        made = readings.build(readings.fitted(reading, self.limit), encoded.segments, shelf)
         probabilities = bool(dict(reading.numbers).get("probabilities"))
         return through(self.door, made, probabilities=probabilities)
 

@@ -16,6 +16,7 @@ from kvedit.diff import alike
 from kvedit.reading import Rewinding
 from kvedit.segments import Ids
 from server.concurrency import unbroken
+from server.engines import readings
 from server.engines.base import Edit, Fidelity
 from server.engines.hf.context import Context
 from server.engines.hf.edited import EditedText, Healing
@@ -135,7 +136,8 @@ class HfSession:
         if self._context is None:
             encoded = self._preparation.encode(prompt, self._cut)
         else:
-            encoded = self._preparation.encoder.more(prompt)
+            endless = readings.endless(self._reading)
+            encoded = self._preparation.encoder.more(prompt, endless=endless)
         self._preparation.room(self.length + len(encoded.ids), 0, self._reading)
         if self._text is not None:
             self._become(self._text, (*self._ids, *encoded.ids))
@@ -208,7 +210,8 @@ class HfSession:
             return 0
         cut: Cut = "whole" if self._cut is None else self._cut.cut
         # it is asked of several sequences, and then comes itself
-        return self._begun(self._preparation.encoder.check(prompt, cut).ids)
+        endless = readings.endless(self._reading)
+        return self._begun(self._preparation.encoder.check(prompt, cut, endless=endless).ids)
 
     def _begun(self, ids: Ids) -> int:
         """Return how many tokens stay of those that it has read; the last is read in any case."""
