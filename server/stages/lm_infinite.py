@@ -14,7 +14,7 @@ class LmInfinite(Stage):
     """Recent tokens are seen where they are, the first ones always; what lies between is not seen.
 
     first   tokens at the beginning that are always seen
-    window  tokens that are seen where they are; the trained length is best
+    window  tokens that are seen where they are; None = the model's context, which is best
     cap     distance at which the first tokens appear; None = the window
     """
 
@@ -24,14 +24,15 @@ class LmInfinite(Stage):
 
     stage: Literal["lm-infinite"] = "lm-infinite"
     first: int = Field(10, ge=1, le=4096)
-    window: int = Field(ge=16, le=2**20)
+    window: int | None = Field(None, ge=16, le=2**20)
     cap: int | None = Field(None, ge=1, le=2**20)
 
     @property
     def reading(self) -> ReadingSpec:
         """Return the reading."""
-        numbers = ("first", self.first), ("window", self.window), ("cap", self.cap or self.window)
-        return ReadingSpec(self.stage, numbers)
+        numbers = ("first", self.first), ("window", self.window), ("cap", self.cap)
+        given = tuple((name, number) for name, number in numbers if number is not None)
+        return ReadingSpec(self.stage, given)
 
     async def run(self, job: Job, proceed: Proceed) -> Reply:
         """Proceed with the reading."""

@@ -161,6 +161,8 @@ class Preparation:
         if reading is None:
             return StockForward(self.door, prefill, leaves=self.fitted)
         shelf = self.shelf if deterministic else self.loose
+        if reading.name == "lm-infinite" and "window" not in dict(reading.numbers):
+            reading = replace(reading, numbers=(*reading.numbers, ("window", self.limit)))
         made = readings.build(reading, encoded.segments, shelf)
         probabilities = bool(dict(reading.numbers).get("probabilities"))
         return through(self.door, made, probabilities=probabilities)
