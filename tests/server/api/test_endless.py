@@ -176,9 +176,15 @@ async def test_a_sequence_that_fails_while_it_answers_is_dropped(
 
 async def test_completions_go_on_too(client: Client, make_engine: MakeEngine) -> None:
     http = await client(make_engine())
-    body = {"prompt": "The quick brown fox " * 40, "stages": STAGES, "max_tokens": 8}
+    body: dict[str, Any] = {
+        "prompt": "The quick brown fox " * 40,
+        "stages": STAGES,
+        "max_tokens": 8,
+    }
     seen = []
     for more in ("", "jumps over ", "jumps over the lazy dog. "):
-        reply = await http.post("/v1/completions", json={**body, "prompt": body["prompt"] + more})
+        reply = await http.post(
+            "/v1/completions", json={**body, "prompt": f"{body['prompt']}{more}"}
+        )
         seen.append(cached(reply.json()))
     assert seen[0] == 0 < seen[1] <= seen[2]

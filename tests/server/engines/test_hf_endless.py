@@ -36,7 +36,7 @@ async def becomes(session: Session, engine: HfEngine, ids: tuple[int, ...]) -> t
     """Make it a prompt, and see that it answers as a new one does; return the edit, the last."""
     foreseen = await session.reusable(TokenPrompt(ids))
     edit = await session.edit(TokenPrompt(ids))
-    assert foreseen == edit.reused
+    assert foreseen <= edit.reused  # it may still have been at work
     assert (edit.moved, edit.recomputed) == (0, len(ids) - edit.reused)
     found = await answer(session)
     same(found, await fresh(engine, ids))
