@@ -147,7 +147,6 @@ async def test_of_too_many_the_least_used_goes_and_is_read_anew(
     [
         {"n": 2, "temperature": 1.0},
         {"deterministic": True},
-        {"stream": True, "stream_options": {"include_usage": True}},
     ],
 )
 async def test_some_requests_are_answered_as_ever(
@@ -161,6 +160,14 @@ async def test_some_requests_are_answered_as_ever(
     assert cached(await post(http, [talk(0)])) == 0
 
 
+async def test_what_is_streamed_goes_on_too(client: Client, make_engine: MakeEngine) -> None:
+    http = await client(make_engine())
+    streamed = {"stream": True, "stream_options": {"include_usage": True}}
+    for again in (False, True):
+        reply = await http.post(CHAT, json=asked([talk(0)], **streamed))
+        assert ('"cached_tokens":0' in reply.text) != again
+
+
 async def test_a_sequence_that_fails_while_it_answers_is_dropped(
     client: Client, make_engine: MakeEngine
 ) -> None:
@@ -172,6 +179,21 @@ async def test_a_sequence_that_fails_while_it_answers_is_dropped(
     widths.fail = False
     assert cached(await post(http, [talk(0)])) == 0
     assert cached(await post(http, [talk(0)])) > 0
+
+
+async def test_without_the_stage_a_long_prompt_is_told_of_it(
+    client: Client, make_engine: MakeEngine
+) -> None:
+    http = await client(make_engine())
+    for times in (60, 20_000):
+        messages = [talk(0), {"role": "user", "content": "The quick brown fox. " * times}]
+        reply = await http.post(CHAT, json={"messages": messages, "max_tokens": 4})
+        assert reply.status_code == 400
+        error = reply.json()["error"]
+        assert error["code"] == "context_length_exceeded"
+        assert "add the stage 'lm-infinite'" in error["message"]
+    found = await post(http, messages[:1], stages=[{"stage": "lm-infinite"}], max_tokens=None)
+    assert found["usage"]["completion_tokens"] <= 256  # what the model has learned
 
 
 async def test_completions_go_on_too(client: Client, make_engine: MakeEngine) -> None:
