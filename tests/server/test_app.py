@@ -85,7 +85,7 @@ async def test_with_keys_only_health_is_open(engine: Scripted) -> None:
         made.router.lifespan_context(made),
         httpx.AsyncClient(transport=transport, base_url="http://test") as http,
     ):
-        known = {"authorization": "Bearer schl\u00fcssel".encode()}
+        known = httpx.Headers([(b"authorization", "Bearer schl\u00fcssel".encode())])
         for path in KEYED:
             reply = await http.get(path)
             assert reply.status_code in (401, 404), path

@@ -175,6 +175,12 @@ class HfSession:
     @torch.inference_mode()  # as the cache was made, which is written on here
     def _rewind(self, spec: ReadingSpec, prompt: Prompt) -> Edit:
         """Make it another prompt: go back to where that differs, or read it from its beginning."""
+        if not readings.endless(spec):  # the others cannot go back
+            raise PlanError(
+                f"a text that is edited must be read plainly, got stage {spec.name!r}; leave it "
+                "out",
+                param="stages",
+            )
         encoded = self._preparation.encode(prompt, spec)
         self._preparation.room(len(encoded.ids), 0, spec)
         kept, reading = self._begun(encoded.ids), self._rewinding
@@ -184,12 +190,6 @@ class HfSession:
             self._fed = encoded
             return Edit(kept, 0, len(encoded.ids) - kept)
         made = self._preparation.context(spec, encoded, Prefill(self._preparation.model, 1))
-        if not isinstance(made.forward.reading(), Rewinding):
-            raise PlanError(
-                f"a text that is edited must be read plainly, got stage {spec.name!r}; leave it "
-                "out",
-                param="stages",
-            )
         return self._anew(encoded, made)
 
     def _anew(self, encoded: Encoded, context: Context | None = None) -> Edit:
