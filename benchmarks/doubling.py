@@ -81,6 +81,8 @@ FUNCTIONS: dict[str, tuple[Text, tuple[str, ...]]] = {
     ),
     "documents that are none": (_body("documents", 7), ("x",)),
 }
+
+
 def main() -> None:
     """Print how every function's time grows, the steepest first."""
     options = arguments(__doc__ or "", _more)

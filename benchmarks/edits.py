@@ -13,7 +13,6 @@ import sys
 sys.path.pop(0)  # this folder: there pine.py would hide the package `pine`
 
 import argparse
-import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,8 +31,9 @@ from torch import Tensor
 
 from benchmarks._edits import KINDS, Case, cases, edited, windows
 from benchmarks._harness import Row, arguments, medians, show
+from benchmarks._kept import Kept
+from benchmarks._loaded import Model as Loaded
 from kvedit.diff import hunks
-from kvedit.hf import Door, fit_kernels, open_door
 from kvedit.plain import PlainReading
 from kvedit.reading import Layer, LayerKind, Reading, whole_text
 from kvedit.sight import Rows, Sight
@@ -42,12 +42,7 @@ from kvedit.visibility import causal
 from pocket import WEIGHTS
 from portia.intervals import Rate, resample
 from server.engines.hf.edited import EditedForward, EditedText, Healing
-from server.engines.hf.loading import read_model
-from server.engines.hf.placement import Placement
 from server.prompt import Part, TextPrompt
-from server.text.control import ControlTokens
-from server.text.prompts import Encoder
-from server.text.vocabulary import Vocabulary
 
 AHEAD = 16  # positions whose distributions are compared
 HARD = 0.2  # nats by which a chosen token is worse than the right one
@@ -97,27 +92,8 @@ class Conflict:
         return {}
 
 
-@dataclass(frozen=True)
-class Model:
-    """A model with its door open, and its tokenizer."""
-
-    door: Door
-    encoder: Encoder
-    tokenizer: Any
-    control: frozenset[int]
-
-    @classmethod
-    def load(cls, path: Path, dtype: str) -> Model:
-        """Load a folder or a GGUF file."""
-        model, tokenizer = read_model(path, Placement("cpu", dtype))
-        fit_kernels(model)
-        size = int(model.config.get_text_config(decoder=True).vocab_size)
-        encoder = Encoder(tokenizer, Vocabulary(tokenizer, size), 1 << 20)
-        return cls(open_door(model), encoder, tokenizer, ControlTokens(tokenizer).ids)
-
-    def ids(self, text: str) -> tuple[int, ...]:
-        """Return a text's tokens."""
-        return tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
+class Model(Loaded):
+    """A model that is asked what comes next."""
 
     def hole(self, before: str, after: str) -> tuple[int, ...]:
         """Return the prompt of a hole between two texts."""
@@ -393,22 +369,12 @@ def _share(values: Sequence[float]) -> str:
     return f"{rate.value:.3f} ({low:.3f} to {high:.3f})"
 
 
-class Kept:
-    """What was found, kept in a file, so that a run goes on where it was stopped."""
-
-    def __init__(self, file: Path | None) -> None:
-        self._file = file
-        lines = file.read_text().splitlines() if file is not None and file.exists() else []
-        self._known = {row["key"]: row["found"] for row in map(json.loads, lines)}
-
-    def of(self, key: str, make: Callable[[], Mapping[str, Compared]]) -> dict[str, Compared]:
-        """Return what is known, or find it."""
-        if key not in self._known:
-            self._known[key] = {name: vars(each) for name, each in make().items()}
-            if self._file is not None:
-                with self._file.open("a") as file:
-                    file.write(json.dumps({"key": key, "found": self._known[key]}) + "\n")
-        return {name: Compared(**each) for name, each in self._known[key].items()}
+def remembered(
+    kept: Kept, key: str, make: Callable[[], Mapping[str, Compared]]
+) -> dict[str, Compared]:
+    """Return what is known, or find it."""
+    found = kept.of(key, lambda: {name: vars(each) for name, each in make().items()})
+    return {name: Compared(**each) for name, each in found.items()}
 
 
 def more(parser: argparse.ArgumentParser) -> None:
@@ -476,7 +442,7 @@ def main() -> None:
     tables = dict[str, dict[str, list[Compared]]]()
     for part in options.parts.split(","):
         for title, key, make in PARTS[part](model, options) if part in PARTS else ():
-            for name, each in kept.of(key, make).items():
+            for name, each in remembered(kept, key, make).items():
                 tables.setdefault(title, defaultdict(list))[name].append(each)
     for title, found in tables.items():
         table(f"{options.model.name}: {title}", found)

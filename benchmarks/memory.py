@@ -20,6 +20,7 @@ import torch
 
 from benchmarks._harness import Row, arguments, medians, show
 from benchmarks._llama import random_llama
+from benchmarks._memory import resident
 from benchmarks.pine import CASES, WAYS, Sides
 from kvedit.executors import cpu
 from kvedit.hf import open_door
@@ -27,14 +28,6 @@ from kvedit.hf import open_door
 MEGABYTE = 2**20
 MODEL = 94e6 * 4 / MEGABYTE
 LOOPS = "loops"
-
-
-def resident(field: str) -> float:
-    """Return a field of the kernel's account of this process: VmRSS now, VmHWM the peak, in MB."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024 / MEGABYTE
-    raise ValueError(f"/proc/self/status must have {field}, got none; run on Linux")
 
 
 @torch.inference_mode()
@@ -46,7 +39,7 @@ def peak(case: str, way: str) -> float:
     if (refusal := cpu.refusal(torch.float32)) is not None:
         raise SystemExit(f"loops must run to be measured, got: {refusal}")
     if way == LOOPS:
-        return resident("VmRSS") - before
+        return (resident("VmRSS") - before) / MEGABYTE
     sides = Sides(open_door(model), case, ways=(way,))
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
@@ -54,7 +47,7 @@ def peak(case: str, way: str) -> float:
     Path("/proc/self/clear_refs").write_text("5")
     sides.prefill(way)
     sides.decode(way)
-    return resident("VmHWM") - before
+    return (resident("VmHWM") - before) / MEGABYTE
 
 
 def alone(case: str, way: str) -> float:

@@ -39,6 +39,13 @@ class _Gap:
         return _Gap(range(*old), range(*new))
 
 
+def alike(one: Sequence[int], other: Sequence[int]) -> int:
+    """Return how many tokens both begin with."""
+    pairs = enumerate(zip(one, other, strict=False))
+    most = min(len(one), len(other))
+    return next((at for at, (each, found) in pairs if each != found), most)
+
+
 def hunks(old: Sequence[int], new: Sequence[int], join: int = JOIN) -> tuple[Hunk, ...]:
     """Return what of the old tokens became what, ascending, in old indices.
 

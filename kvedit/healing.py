@@ -38,8 +38,9 @@ def after(
     changes     ascending, in indices of the old text
     length      tokens of the new text
     heal_after  kept tokens behind each hunk that are computed again; behind the last hunk as many
-                again, if that is all that is left; where a pivot follows, at least twice as many as
-                are new: it opens what stands behind a hole, and what is typed is read with that
+                again, if that is all that is left; where a pivot follows, which opens what stands
+                behind a hole, up to twice as many, the more is new (four for each), and at least
+                two for each
     pivots      indices in the new text of tokens that gather what is before them
     returns     new tokens, healed ones, the pivots behind the first change, and the last token
 
@@ -52,8 +53,8 @@ def after(
         begin = hunk.start + moved
         moved += hunk.change
         end = begin + len(hunk.ids)
-        typed = 2 * len(hunk.ids) if heal_after and end in pivots else 0
-        most = max(heal_after, typed)
+        typed = len(hunk.ids) if heal_after and end in pivots else 0
+        most = max(heal_after, min(4 * typed, 2 * heal_after), 2 * typed)
         if limit == length and limit - end <= 2 * heal_after:
             most = 2 * heal_after
         wanted.update(range(begin, min(end + most, limit)))

@@ -24,14 +24,16 @@ class LmInfiniteReading:
     window  tokens that are seen where they are: the model's trained length
     cap     distance at which the first tokens appear once they have left the window
     chunk   tokens of a prompt that are read in one forward
+    slack   tokens that the ring keeps besides: by as many it can always go back
 
     Layers that are windows already are left as they are.
     """
 
-    def __init__(self, first: int, window: int, cap: int, chunk: int = 512) -> None:
+    def __init__(self, first: int, window: int, cap: int, chunk: int = 512, slack: int = 0) -> None:
         self._first, self._window, self._cap, self._chunk = first, window, cap, chunk
+        self._slack, self._back_to = slack, 0
         self._spans: dict[int, tuple[Span, Span]] = {}  # first tokens, raw; and the ring
-        self._narrow = PlainReading()
+        self._narrow = PlainReading(slack)
 
     @staticmethod
     def suits(layers: Sequence[LayerKind]) -> str | None:
@@ -39,8 +41,8 @@ class LmInfiniteReading:
         return unreadable(layers)
 
     def pieces(self, length: int) -> tuple[range, ...]:
-        """Cut a prompt into chunks, so that memory is bounded by the window."""
-        return between(range(0, length, self._chunk), length)
+        """Cut what is not read of a prompt into chunks: memory is bounded by the window."""
+        return between(range(self.length, length, self._chunk), length)
 
     def rows(self, layer: Layer, key: Tensor, value: Tensor) -> Sequence[Rows]:
         """Append to the ring, which drops what nobody sees any more."""
@@ -50,13 +52,41 @@ class LmInfiniteReading:
             self._spans[layer.index] = Span(None), Span(layer.geometry)
         first, ring = self._spans[layer.index]
         place, new = ring.length, slice(0, max(self._first - ring.length, 0))
-        ring.drop(max(ring.held - self._window + 1, 0))
+        ring.drop(max(ring.held - self._window - self._slack + 1, 0))
+        # the first row behind sees back to the oldest token that is held, and no further
+        self._back_to = max(self._back_to, ring.first + self._window - 1 if ring.first else 0)
         first.append(key[:, :, new], value[:, :, new])
         ring.append(key, value)
         sights = [Sight(ring, visible=causal & within(self._window))]
         if ring.length > self._window and first.held:
             sights.append(Sight(first, away=self._cap, visible=beyond(self._window)))
         return (Rows(slice(0, key.shape[2]), place, tuple(sights)),)
+
+    @property
+    def length(self) -> int:
+        """Return how many tokens it has read."""
+        rings = (ring for _, ring in tuple(self._spans.values()))
+        return next((ring.length for ring in rings), self._narrow.length)
+
+    @property
+    def back_to(self) -> int:
+        """Return the least length that it can go back to, besides none at all."""
+        return max(self._back_to, self._narrow.back_to)
+
+    @property
+    def size(self) -> int:
+        """Return the bytes of its cache; any thread may ask."""
+        pairs = tuple(self._spans.values())
+        return sum(span.buffered for pair in pairs for span in pair) + self._narrow.size
+
+    def rewind(self, length: int) -> None:
+        """Forget all but the first tokens (see `kvedit.reading.Rewinding`)."""
+        assert self.back_to <= length <= self.length, "a reading goes back to what it still holds"
+        for first, ring in self._spans.values():
+            ring.retract(ring.length - length)
+            first.retract(max(first.held - length, 0))
+        if self._narrow.length:
+            self._narrow.rewind(length)
 
     def report(self) -> Mapping[str, Any]:
         """Return how many tokens are out of sight."""

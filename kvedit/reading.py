@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -77,6 +77,30 @@ class Reading(Protocol):
 
     def report(self) -> Mapping[str, Any]:
         """Return what the reading has to say of this sequence, for the reply's notes."""
+        ...
+
+
+@runtime_checkable
+class Rewinding(Reading, Protocol):
+    """A reading that can go back: what it has read of a text's beginning is of use to another."""
+
+    @property
+    def length(self) -> int:
+        """Return how many tokens it has read."""
+        ...
+
+    @property
+    def back_to(self) -> int:
+        """Return the least length that it can go back to, besides none at all."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Return the bytes of its cache; any thread may ask, while others read by it."""
+        ...
+
+    def rewind(self, length: int) -> None:
+        """Forget all but the first tokens, at least `back_to`: it is as if it had read no more."""
         ...
 
 

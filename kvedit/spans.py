@@ -66,6 +66,11 @@ class Span:
         """Return the bytes of the buffers; a cut keeps all of those that it is cut from."""
         if self.held:
             self._settled()
+        return self.buffered
+
+    @property
+    def buffered(self) -> int:
+        """Return the bytes of the buffers as they are: any thread may ask."""
         buffers = (each for each in (self._keys, self._values) if each is not None)
         return sum(each.untyped_storage().nbytes() for each in buffers)
 

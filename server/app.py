@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 
 from server.admission import Admission
 from server.api import (
+    about,
     batch,
     chat,
     completions,
@@ -26,7 +27,7 @@ from server.api import (
     models,
 )
 from server.api.common import Service, authorised
-from server.api.middleware import RequestLog
+from server.api.middleware import PlainPath, RequestLog
 from server.engines.base import Engine
 from server.engines.registry import load
 from server.errors import EvenhandError, PlanError
@@ -67,13 +68,18 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
             if engine is None:
                 await ours.close()
 
-    app = FastAPI(title="Evenhand", version=version("evenhand"), lifespan=lifespan)
+    # with keys its description is a route as others, in `about`; its pages cannot send one
+    described = None if settings.api_keys else "/openapi.json"
+    app = FastAPI(
+        title="Evenhand", version=version("evenhand"), lifespan=lifespan, openapi_url=described
+    )
     app.state.settings = settings
     app.state.admission = Admission(settings.queue_limit)
     app.include_router(health.router)
-    for module in (completions, chat, fim, models, judge, batch, edits, edits_socket):
+    for module in (completions, chat, fim, models, judge, batch, edits, edits_socket, about):
         app.include_router(module.router, dependencies=[Depends(authorised)])
     _add_errors(app)
+    app.add_middleware(PlainPath)
     app.add_middleware(RequestLog)
     return app
 
@@ -84,7 +90,10 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(EvenhandError)
     async def ours(request: Request, error: EvenhandError) -> Response:
         after = error.retry_after
-        return _refused(error, {} if after is None else {"retry-after": str(after)})
+        headers = {} if after is None else {"retry-after": str(after)}
+        if error.status == 401:
+            headers["www-authenticate"] = "Bearer"
+        return _refused(error, headers)
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:

@@ -16,6 +16,8 @@ from server.errors import EngineError
 from server.judge.ballot import Ballot, Call, Case
 from server.prompt import Prompt
 
+COLDEST = 1e-5  # temperature: logits divided by less may be no numbers (as in vLLM)
+
 Cut = Literal["whole", "set", "source-target"]
 
 
@@ -25,7 +27,7 @@ class Sampling:
 
     max_tokens   new tokens per choice; None = up to the context's end
     min_tokens   no end of the answer before so many, except by a stop string
-    temperature  0 = greedy
+    temperature  0 = greedy, and so is less than `COLDEST`
     logprobs     how many alternatives to report per token (0 = the chosen one alone); None = none
     echo         report the prompt too (its text, and its logprobs where `logprobs` is set)
     labels       strings to score at the first new token: the judge's labels
@@ -51,6 +53,11 @@ class Sampling:
     ignore_eos: bool = False
     labels: tuple[str, ...] = ()
     grammar: str | None = None
+
+    @property
+    def greedy(self) -> bool:
+        """Return whether the likeliest token is taken."""
+        return self.temperature < COLDEST
 
 
 @dataclass(frozen=True, slots=True)

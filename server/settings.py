@@ -50,7 +50,9 @@ class Settings(BaseSettings):
     fim_order          order of prompts to fill in, where a request asks for none: auto = as the
                        model was trained; spm = the suffix first, so that typing only appends
     fim_sessions       files of editors whose text stays read from one request to the next, so that
-                       edits alone are read (the stage `pie`); 0 = each request is read anew
+                       edits alone are read (the stage `pie`), and chats without end (the stage
+                       `lm-infinite`), whose next turn reads what is new; 0 = each request is read
+                       anew
     fim_session_bytes  cache that these take in all
     fim_idle_seconds   without a request, after which one is dropped
     batch_concurrency  requests of one batch judged at once

@@ -72,7 +72,8 @@ def authorised(request: HTTPConnection) -> str:
     if not settings.api_keys:
         return ""
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    key = given.strip().encode() if scheme.lower() == "bearer" else b""
+    # a header is bytes, shown as Latin-1; clients send letters beyond ASCII as UTF-8
+    key = given.strip().encode("latin-1") if scheme.lower() == "bearer" else b""
     known = (accepted.get_secret_value().encode() for accepted in settings.api_keys)
     if not any(secrets.compare_digest(key, accepted) for accepted in known):
         raise PlanError(

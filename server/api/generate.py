@@ -66,9 +66,10 @@ async def answer(request: Request, service: Service, body: TextBody, writer: Wri
     """Answer a request, whole or as a stream."""
     answering = Answering(errand_of(service, body), writer)
     job = answering.errand.job
+    asked = answering.errand.plan.asked(job).work
     client = service.answerer(request, body.user, body.prompt_cache_key)
     run = compose(answering.errand.plan, client)
-    await service.engine.check(answering.errand.plan.asked(job).work)
+    await service.engine.check(asked)
     return await respond(request, service, answering, run)
 
 

@@ -1,8 +1,7 @@
-"""`/health`, `/ready` and `/version`: open to all, for those who look after the server."""
+"""`/health` and `/ready`: open to all, for those who look after the server."""
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import Annotated
 
 from fastapi import APIRouter, Depends
@@ -13,6 +12,7 @@ from server.errors import EngineError
 router = APIRouter()
 
 
+@router.head("/health", include_in_schema=False)
 @router.get("/health")
 async def health(service: Annotated[Service, Depends(service)]) -> dict[str, str]:
     """Answer 200 while the process and the model's worker live."""
@@ -25,6 +25,7 @@ async def health(service: Annotated[Service, Depends(service)]) -> dict[str, str
     return {"status": "ok"}
 
 
+@router.head("/ready", include_in_schema=False)
 @router.get("/ready")
 async def ready(service: Annotated[Service, Depends(service)]) -> dict[str, str]:
     """Answer 200 while new requests are welcome."""
@@ -32,9 +33,3 @@ async def ready(service: Annotated[Service, Depends(service)]) -> dict[str, str]
         raise service.admission.stopping()
     await health(service)
     return {"status": "ready"}
-
-
-@router.get("/version")
-async def software() -> dict[str, str]:
-    """Show the software's version."""
-    return {"version": version("evenhand")}

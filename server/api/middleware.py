@@ -15,7 +15,22 @@ from server.api.common import unexpected
 
 log = logging.getLogger("evenhand")
 
+SLASHES = re.compile(r"//+")
 ACCEPTED_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+class PlainPath:
+    """Read `/v1/models/` and `/v1//models` as `/v1/models`: clients join addresses as they like."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on under its plain path (ASGI)."""
+        if scope["type"] in ("http", "websocket"):
+            path = SLASHES.sub("/", scope["path"])
+            scope = {**scope, "path": path.rstrip("/") or "/"}
+        await self.app(scope, receive, send)
 
 
 class RequestLog:

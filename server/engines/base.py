@@ -107,6 +107,15 @@ class Session(Protocol):
         """
         ...
 
+    async def reusable(self, prompt: Prompt) -> int:
+        """Return how many tokens that a prompt begins with it would not read again.
+
+        It may be at work meanwhile: then it is what it has read so far.
+
+        raises  PlanError  if the prompt cannot be encoded
+        """
+        ...
+
     async def edit(self, prompt: Prompt, *, exact: bool = False) -> Edit:
         """Make it another prompt, and keep what may stay; an empty one is fed the prompt.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
     Build = Callable[[ReadingSpec, Segments | None, Shelf | None], Reading]
     Refuse = Callable[[ReadingSpec, Sequence[LayerKind]], str | None]
 
+ENDLESS = "lm-infinite"
 KNOWN = (
     *(ReadingSpec(name, cut="set") for name in ("average", "parallel", "pine", "rerank")),
+    ReadingSpec(ENDLESS),
     ReadingSpec("pie"),
 )
 
@@ -32,6 +35,31 @@ def build(spec: ReadingSpec, segments: Segments | None, shelf: Shelf | None) -> 
     raises    PlanError  if there is no reading of that name
     """
     return _of(spec)[0](spec, segments, shelf)
+
+
+def endless(spec: ReadingSpec | None) -> bool:
+    """Return whether a text that is read so may be longer than the model's context."""
+    return spec is not None and spec.name == ENDLESS
+
+
+def fitted(spec: ReadingSpec, context: int) -> ReadingSpec:
+    """Return a reading with the numbers that depend on the model, where none are given.
+
+    context  tokens that the model reads at once: what it was trained to, or what it was given
+    raises   PlanError  if a number is more than the model was trained to
+    """
+    if not endless(spec):
+        return spec
+    numbers = dict(spec.numbers)
+    window = int(numbers.setdefault("window", context))
+    if window > context:
+        raise PlanError(
+            f"stage {ENDLESS!r} field 'window' must be at most {context}, the context of the "
+            f"model, got {window}; correct it, or leave it out",
+            param="stages",
+        )
+    numbers.setdefault("cap", window)
+    return replace(spec, numbers=tuple(numbers.items()))
 
 
 def spread(spec: ReadingSpec, segments: Segments) -> int:
@@ -112,6 +140,18 @@ def _layers(spec: ReadingSpec) -> tuple[int, int] | None:
     return (int(numbers["from"]), int(numbers["to"])) if "to" in numbers else None
 
 
+def _lm_infinite(spec: ReadingSpec, segments: Segments | None, shelf: Shelf | None) -> Reading:
+    from kvedit.lm_infinite import LmInfiniteReading
+
+    return LmInfiniteReading(**{name: int(number) for name, number in spec.numbers})
+
+
+def _refuse_lm_infinite(spec: ReadingSpec, layers: Sequence[LayerKind]) -> str | None:
+    from kvedit.lm_infinite import LmInfiniteReading
+
+    return LmInfiniteReading.suits(layers)
+
+
 def _pie(spec: ReadingSpec, segments: Segments | None, shelf: Shelf | None) -> Reading:
     from kvedit.edited import EditedReading
 
@@ -140,6 +180,7 @@ def _refuse_rerank(spec: ReadingSpec, layers: Sequence[LayerKind]) -> str | None
 READINGS: Mapping[str, tuple[Build, Refuse]] = MappingProxyType(
     {
         "average": (_average, _refuse_average),
+        ENDLESS: (_lm_infinite, _refuse_lm_infinite),
         "parallel": (_parallel, _refuse_parallel),
         "pie": (_pie, _refuse_pie),
         "pine": (_pine, _refuse_pine),

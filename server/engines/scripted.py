@@ -157,6 +157,10 @@ class ScriptedSession:
         self._prompt, self._words = TextPrompt((Part(whole),)), whole.split()
         return len(self._words) - before
 
+    async def reusable(self, prompt: Prompt) -> int:
+        """Return how many of its words a prompt begins with."""
+        return _alike(self._words, written(prompt).split())
+
     async def edit(self, prompt: Prompt, *, exact: bool = False) -> Edit:
         """Become another prompt; the words before and behind the change stay."""
         old, new = self._words, written(prompt).split()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Mapping, Sequence
 from typing import Annotated, TypeVar
 
@@ -48,7 +49,7 @@ def parse(data: bytes, kind: type[B], *, strict: bool = False) -> B:
     raises  PlanError with one sentence that names the field, the value and what to do
     """
     try:
-        value = from_json(data, allow_inf_nan=False)
+        value = from_json(data.removeprefix(BOM_UTF8), allow_inf_nan=False)
     except ValueError as error:
         raise PlanError(
             f"request body must be JSON in UTF-8, got a fault: {error}; correct it and send again"

@@ -59,6 +59,7 @@ def stops(value: object) -> tuple[str, ...]:
 
 
 Bias = Annotated[float, Field(ge=-100, le=100)]
+Penalty = Annotated[float, Field(ge=0.01, le=10)]  # a logit divided by less may be no number
 
 
 class StreamOptions(BaseModel):
@@ -87,7 +88,7 @@ class Generation(Body):
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    repetition_penalty: float | None = Field(None, gt=0, le=10)
+    repetition_penalty: Penalty | None = None
     logit_bias: Annotated[dict[int, Bias], BeforeValidator(_biases)] | None = None
     ignore_eos: bool | None = None
     deterministic: bool | None = None

@@ -12,7 +12,7 @@ from server.job import Job, Sampling
 from server.protocol.common import Items, shown
 from server.protocol.documents import Document
 from server.protocol.fim import Filling
-from server.protocol.generation import Bias, StreamOptions, few_biases, stops
+from server.protocol.generation import Bias, Penalty, StreamOptions, few_biases, stops
 from server.protocol.replies import Head
 
 SAMPLERS = ("penalties", "top_k", "top_p", "min_p", "temperature")  # of llama.cpp's, those we have
@@ -72,7 +72,7 @@ class InfillBody(Filling):
     top_k: int | None = Field(None, lt=2**31)
     top_p: float | None = Field(None, gt=0)
     min_p: float | None = Field(None, ge=0, le=1)
-    repeat_penalty: float | None = Field(None, gt=0, le=10)
+    repeat_penalty: Penalty | None = None
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)

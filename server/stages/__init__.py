@@ -10,6 +10,7 @@ from pydantic import Field, TypeAdapter
 from server.stages.average import Average
 from server.stages.base import Stage
 from server.stages.calibrate import Calibrate
+from server.stages.lm_infinite import LmInfinite
 from server.stages.pairwise import Pairwise
 from server.stages.parallel import Parallel
 from server.stages.pie import Pie
@@ -20,10 +21,24 @@ from server.stages.sample import Sample
 from server.stages.swap import Swap
 from server.stages.synthesize import Synthesize
 
-ALL = (Average, Calibrate, Pairwise, Parallel, Pie, Pine, Portia, Rerank, Sample, Swap, Synthesize)
+ALL = (
+    Average,
+    Calibrate,
+    LmInfinite,
+    Pairwise,
+    Parallel,
+    Pie,
+    Pine,
+    Portia,
+    Rerank,
+    Sample,
+    Swap,
+    Synthesize,
+)
 AnyStage = Annotated[
     Average
     | Calibrate
+    | LmInfinite
     | Pairwise
     | Parallel
     | Pie

@@ -14,7 +14,7 @@ class Pie(Stage):
     """Positional integrity encoding: what an edit leaves is kept, and moves.
 
     heal_after  kept tokens behind each edit that are computed again; behind what is typed into a
-                hole at least twice as many as that has
+                hole up to twice as many, the more is typed, and twice as many as that at least
     heal_read   tokens that the answer reads most and that an edit has left as they were: these are
                 computed again before an answer, up to this share of the text
     max_edits   from one exact text to the next; then all behind the first change is computed again

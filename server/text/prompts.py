@@ -60,15 +60,21 @@ class Encoded:
 class Encoder:
     """Turns prompts into token ids; not safe for two threads at once, like the tokenizer it uses.
 
-    limit  the model's context, tokens: text that cannot fit is refused before it is tokenised
+    limit   the model's context, tokens: text that cannot fit is refused before it is tokenised
+    advice  what else than a shorter text would do, for the refusal
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary, limit: int
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        vocabulary: Vocabulary,
+        limit: int,
+        advice: str = "",
     ) -> None:
         self._tokenizer = tokenizer
         self._vocabulary = vocabulary
         self._limit = limit
+        self._advice = advice
         self._control = ControlTokens(tokenizer)
         self._filler = Filler(tokenizer, limit)
         self._known: dict[str, Counter[str]] = {}
@@ -79,30 +85,33 @@ class Encoder:
         """Return the ids that a text could command the model with: marks of turns, files, holes."""
         return self._control.ids
 
-    def check(self, prompt: Prompt, cut: Cut = "whole") -> Encoded:
+    def check(self, prompt: Prompt, cut: Cut = "whole", *, endless: bool = False) -> Encoded:
         """Return the prompt's ids as `encode`, which will soon be asked for an equal prompt."""
-        encoded = self.encode(prompt, cut)
+        encoded = self.encode(prompt, cut, endless=endless)
         self._checked.append((prompt, cut, encoded))
         return encoded
 
-    def encode(self, prompt: Prompt, cut: Cut = "whole") -> Encoded:
+    def encode(self, prompt: Prompt, cut: Cut = "whole", *, endless: bool = False) -> Encoded:
         """Return the prompt's ids.
 
-        cut     into what, as the reading that will read it says
-        raises  PlanError  if the prompt has no ids, or cannot be cut so
+        cut      into what, as the reading that will read it says
+        endless  whether it may be longer than the context
+        raises   PlanError  if the prompt has no ids, or cannot be cut so
         """
         for checked in self._checked:
             if checked[:2] == (prompt, cut):
                 self._checked.remove(checked)
                 return checked[2]
-        return self._encode(prompt, self._cut(cut))
+        return self._encode(prompt, self._cut(cut), endless)
 
-    def more(self, prompt: Prompt) -> Encoded:
+    def more(self, prompt: Prompt, *, endless: bool = False) -> Encoded:
         """Return the ids of what follows a prompt: without the tokens that open one (PlanError)."""
-        return self._encode(prompt, self._following)
+        return self._encode(prompt, self._following, endless)
 
-    def _encode(self, prompt: Prompt, encode: Callable[[Prompt, Tokenise], Encoded]) -> Encoded:
-        encoded = encode(prompt, self._tokenise)
+    def _encode(
+        self, prompt: Prompt, encode: Callable[[Prompt, Tokenise], Encoded], endless: bool
+    ) -> Encoded:
+        encoded = encode(prompt, self._any_length if endless else self._tokenise)
         if not encoded.ids:
             raise PlanError("prompt must have at least one token, got none; send some text")
         bare, literals = hidden(prompt)
@@ -203,8 +212,27 @@ class Encoder:
         """Tokenise each text on its own; PlanError at once if they cannot fit the context."""
         least = sum(map(len, texts)) // max(self._vocabulary.longest, 1)
         if least > self._limit:
-            raise overflow(self._limit, f"at least {least}")
+            raise self.overflow(f"at least {least}")
+        return self._any_length(texts, opening=opening)
+
+    def _any_length(self, texts: Sequence[str], *, opening: bool = False) -> list[Ids]:
+        """Tokenise each text on its own."""
         return tokenised(self._tokenizer, texts, opening=opening)
+
+    def overflow(self, prompt: int | str, new: int | None = None) -> PlanError:
+        """Return the error of a prompt that does not fit, in the words clients look for.
+
+        new  tokens that were asked for behind it
+        """
+        wanted = f"{prompt} tokens in the prompt"
+        if new is not None:
+            wanted += f" and {new} for the completion"
+        return PlanError(
+            f"This model's maximum context length is {self._limit} tokens. However, you requested "
+            f"{wanted}; shorten the prompt or ask for fewer tokens{self._advice} "
+            "(context_length_exceeded)",
+            code="context_length_exceeded",
+        )
 
     def _decode(self, ids: Ids) -> str:
         return b"".join(self._vocabulary.data[token_id] for token_id in ids).decode(
@@ -224,18 +252,6 @@ class Encoder:
 
 def _filled(filled: Filled, text: str) -> Encoded:
     return Encoded(filled.ids, text, ends=filled.ends, left_out=filled.left_out)
-
-
-def overflow(limit: int, prompt: int | str, new: int | None = None) -> PlanError:
-    """Return the error of a prompt that does not fit, in the words clients look for."""
-    wanted = f"{prompt} tokens in the prompt"
-    if new is not None:
-        wanted += f" and {new} for the completion"
-    return PlanError(
-        f"This model's maximum context length is {limit} tokens. However, you requested {wanted}; "
-        "shorten the prompt or ask for fewer tokens (context_length_exceeded)",
-        code="context_length_exceeded",
-    )
 
 
 def _only_set(prompt: TextPrompt | ChatPrompt) -> DocumentSet:

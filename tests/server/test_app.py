@@ -60,6 +60,43 @@ async def test_a_method_that_is_not_allowed(http: httpx.AsyncClient) -> None:
     assert "must be POST on /v1/completions, got GET" in error(reply)["message"]
 
 
+@pytest.mark.parametrize("path", ["/v1/models/", "//v1/models", "/v1//models", "/health/"])
+async def test_slashes_more_than_a_path_has_do_not_matter(
+    http: httpx.AsyncClient, path: str
+) -> None:
+    assert (await http.get(f"http://test{path}")).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready"])
+async def test_who_looks_after_a_server_may_ask_for_the_head(
+    http: httpx.AsyncClient, path: str
+) -> None:
+    reply = await http.head(path)
+    assert (reply.status_code, reply.content) == (200, b"")
+
+
+KEYED = ("/version", "/openapi.json", "/docs", "/redoc", "/v1/models", "/v1/models/a")
+
+
+async def test_with_keys_only_health_is_open(engine: Scripted) -> None:
+    made = create_app(Settings(served_model_name=("a",), api_keys=("schl\u00fcssel",)), engine)
+    transport = httpx.ASGITransport(made)
+    async with (
+        made.router.lifespan_context(made),
+        httpx.AsyncClient(transport=transport, base_url="http://test") as http,
+    ):
+        known = httpx.Headers([(b"authorization", "Bearer schl\u00fcssel".encode())])
+        for path in KEYED:
+            reply = await http.get(path)
+            assert reply.status_code in (401, 404), path
+            if reply.status_code == 401:
+                assert reply.headers["www-authenticate"] == "Bearer"
+                assert (await http.get(path, headers=known)).status_code == 200
+        assert (await http.get("/openapi.json", headers=known)).json()["paths"]
+        assert (await http.get("/health")).status_code == 200
+        assert (await http.get("/ready")).status_code == 200
+
+
 async def test_a_fault_of_ours_is_logged_and_not_told(
     http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:

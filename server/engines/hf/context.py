@@ -46,6 +46,11 @@ class Context:
         self.cached = len(ids) - pending.shape[1]
         self._pieces = deque([pending.to(self.device)])
 
+    def again(self, ids: Ids) -> None:
+        """Make it another prompt; what its forward holds of it, it leaves out of its pieces."""
+        self._prompt, self.ids = ids, list(ids)
+        self._pieces.clear()
+
     def begin(self) -> None:
         """Cut the prompt where its reading says, once; what is cached already is left out."""
         if self._prompt is None:

@@ -40,6 +40,10 @@ ACTIVE = 64  # sequences that run at once
 SOFTWARE = ("torch", "transformers", "numba")  # whose version decides last bits
 REUSE = 256 * 2**20  # bytes of cache kept for later requests
 
+ENDLESS_ADVICE = (
+    f", or add the stage {readings.ENDLESS!r}, which reads a text of any length through a window"
+)
+
 Kernels = Literal["auto", "stock"]
 
 
@@ -79,7 +83,8 @@ class HfEngine:
         self.portrait = drawn | {"layers": layer_kinds(door)}  # for people to read
         self.readings = _readings(door)
         vocabulary = Vocabulary(tokenizer, int(config.vocab_size))
-        encoder = Encoder(tokenizer, vocabulary, limit)
+        advice = "" if self.readings[readings.ENDLESS] else ENDLESS_ADVICE
+        encoder = Encoder(tokenizer, vocabulary, limit, advice)
         grammars = Grammars(tokenizer, vocabulary.size, ends)
         shelf, loose = (Shelf(reuse_bytes // 2) for _ in range(2))
         self._preparation = Preparation(

@@ -20,7 +20,7 @@ from server.errors import PlanError
 from server.job import Cut, ReadingSpec, Sampling, Work
 from server.prompt import Prompt
 from server.text.grammar import Grammars
-from server.text.prompts import Encoded, Encoder, overflow
+from server.text.prompts import Encoded, Encoder
 from server.text.vocabulary import Vocabulary
 
 MOST_SPREAD = 1 << 15  # tokens of one forward, where the context is shorter: memory bears so many
@@ -62,8 +62,8 @@ class Preparation:
         self._check(work)
         cut: Cut = "whole" if work.reading is None else work.reading.cut
         for prompt in work.prompts:
-            encoded = self.encoder.check(prompt, cut)
-            self.room(len(encoded.ids), work.sampling.max_tokens)
+            encoded = self.encoder.check(prompt, cut, endless=readings.endless(work.reading))
+            self.room(len(encoded.ids), work.sampling.max_tokens, work.reading)
             self._check_spread(encoded, work.reading)
 
     def sequences(self, work: Work) -> list[Sequence]:
@@ -72,7 +72,7 @@ class Preparation:
         found: list[Sequence] = []
         for prompt in work.prompts:
             encoded = self.encode(prompt, work.reading)
-            self.room(len(encoded.ids), work.sampling.max_tokens)
+            self.room(len(encoded.ids), work.sampling.max_tokens, work.reading)
             self._check_spread(encoded, work.reading)
             prefill = Prefill(self.model, work.sampling.n)
             for choice, matcher in enumerate(self._matchers(work.sampling)):
@@ -86,19 +86,21 @@ class Preparation:
                     matcher=matcher,
                     deterministic=work.deterministic,
                 )
-                found.append(self._answer(context, made))
+                found.append(self._answer(context, made, work.reading))
         return found
 
     def encode(self, prompt: Prompt, reading: ReadingSpec | None) -> Encoded:
         """Return a prompt's ids, cut as a reading asks (PlanError)."""
         cut: Cut = "whole" if reading is None else reading.cut
-        return self.encoder.encode(prompt, cut)
+        return self.encoder.encode(prompt, cut, endless=readings.endless(reading))
 
-    def room(self, length: int, asked: int | None) -> int:
+    def room(self, length: int, asked: int | None, reading: ReadingSpec | None = None) -> int:
         """Return how many new tokens there may be after some (PlanError)."""
+        if readings.endless(reading):  # nobody means an answer without end
+            return self.limit if asked is None else asked
         new = max(self.limit - length, 1) if asked is None else asked
         if length + new > self.limit:
-            raise overflow(self.limit, length, new if asked is not None else None)
+            raise self.encoder.overflow(length, new if asked is not None else None)
         return new
 
     def context(
@@ -115,7 +117,13 @@ class Preparation:
         forward = self._forward(reading, encoded, prefill, deterministic)
         return Context(forward, self.door.device)
 
-    def again(self, context: Context, sampling: Sampling, encoded: Encoded) -> Sequence:
+    def again(
+        self,
+        context: Context,
+        sampling: Sampling,
+        encoded: Encoded,
+        reading: ReadingSpec | None = None,
+    ) -> Sequence:
         """Return an answer to what a sequence that stays holds now (PlanError)."""
         if not context.unread:
             raise PlanError("sequence must be fed before it answers, got nothing new; feed it")
@@ -125,16 +133,19 @@ class Preparation:
             )
         self._check(Work((), sampling))
         [matcher] = self._matchers(sampling)
-        return self._answer(context, Choice(0, 0, encoded, sampling, matcher=matcher))
+        return self._answer(context, Choice(0, 0, encoded, sampling, matcher=matcher), reading)
 
     def refusal(self, reading: ReadingSpec) -> str | None:
         """Return why the model cannot be read so, or None (PlanError for an unknown reading)."""
-        return self.door.refusal or readings.refusal(reading, self.door.layers)
+        fitting = readings.fitted(reading, self.limit)
+        return self.door.refusal or readings.refusal(fitting, self.door.layers)
 
-    def _answer(self, context: Context, choice: Choice) -> Sequence:
+    def _answer(
+        self, context: Context, choice: Choice, reading: ReadingSpec | None = None
+    ) -> Sequence:
         """Return an answer to what a context holds."""
         sampling = choice.sampling
-        room = self.room(len(context.ids), sampling.max_tokens)
+        room = self.room(len(context.ids), sampling.max_tokens, reading)
         ends = frozenset() if sampling.ignore_eos else self.ends | choice.prompt.ends
         return Sequence(replace(choice, room=room, ends=ends), context, self.vocabulary)
 
@@ -151,7 +162,7 @@ class Preparation:
         if reading is None:
             return StockForward(self.door, prefill, leaves=self.fitted)
         shelf = self.shelf if deterministic else self.loose
-        made = readings.build(reading, encoded.segments, shelf)
+        made = readings.build(readings.fitted(reading, self.limit), encoded.segments, shelf)
         probabilities = bool(dict(reading.numbers).get("probabilities"))
         return through(self.door, made, probabilities=probabilities)
 

@@ -82,7 +82,7 @@ def processors(
     if sampling.frequency_penalty or sampling.presence_penalty:
         chain.append(UsePenalty(sampling.frequency_penalty, sampling.presence_penalty, prompt))
     chain += _held_to(sampling, prompt, device, matcher, ends)
-    if sampling.temperature == 0:
+    if sampling.greedy:
         return chain
     if sampling.temperature != 1.0:
         chain.append(TemperatureLogitsWarper(float(sampling.temperature)))
@@ -134,9 +134,7 @@ class Sampler:
     ) -> None:
         device = like.device
         self._chain = processors(sampling, len(ids), like.shape[-1], device, matcher, ends)
-        self._generator = (
-            None if sampling.temperature == 0 else _generator(sampling, choice, device)
-        )
+        self._generator = None if sampling.greedy else _generator(sampling, choice, device)
         self._length = len(ids)
         if self._chain:  # only processors look at what came before
             self._ids = torch.zeros((1, len(ids) + room), dtype=torch.long, device=device)

@@ -10,8 +10,13 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import ParamSpec, TypeVar, cast
 
+import torch
+
+from kvedit.diff import alike
+from kvedit.reading import Rewinding
 from kvedit.segments import Ids
 from server.concurrency import unbroken
+from server.engines import readings
 from server.engines.base import Edit, Fidelity
 from server.engines.hf.context import Context
 from server.engines.hf.edited import EditedText, Healing
@@ -21,7 +26,7 @@ from server.engines.hf.sequence import Sequence
 from server.engines.hf.stream import Channel, Stream
 from server.engines.hf.worker import Ticket, Worker
 from server.errors import EngineError, PlanError
-from server.job import ReadingSpec, Sampling
+from server.job import Cut, ReadingSpec, Sampling
 from server.prompt import Prompt
 from server.text.prompts import Encoded
 
@@ -37,7 +42,8 @@ class HfSession:
     preparing  where prompts are encoded: one thread, since a tokenizer is not for two
 
     A text is kept in pieces from its first edit on, or from the beginning where the reading says
-    so. Where no one waits, the worker computes what an edit has left to do.
+    so. Where no one waits, the worker computes what an edit has left to do. A reading that can go
+    back keeps what an edited text begins with, and reads the rest anew.
     """
 
     def __init__(
@@ -70,6 +76,8 @@ class HfSession:
     @property
     def nbytes(self) -> int:
         """Return the bytes of its cache, of tokens included that it has still to read."""
+        if (reading := self._rewinding) is not None:
+            return reading.size
         held = 0 if self._text is None else self._text.reading.size
         return max(held, self.length * self._preparation.token_bytes)
 
@@ -83,10 +91,14 @@ class HfSession:
         async with self._alone():
             return await self._prepared(self._add, prompt)
 
+    async def reusable(self, prompt: Prompt) -> int:
+        """Return how many tokens that a prompt begins with it would not read again."""
+        return await self._prepared(self._reusable, prompt)
+
     async def edit(self, prompt: Prompt, *, exact: bool = False) -> Edit:
         """Make it another prompt, of which is kept what may stay (see `Session.edit`).
 
-        raises  PlanError  for a sequence that is read otherwise than plainly
+        raises  PlanError  for a sequence whose reading can neither be edited nor go back
         """
         async with self._alone():
             return await self._prepared(self._edit, prompt, exact=exact)
@@ -124,8 +136,9 @@ class HfSession:
         if self._context is None:
             encoded = self._preparation.encode(prompt, self._cut)
         else:
-            encoded = self._preparation.encoder.more(prompt)
-        self._preparation.room(self.length + len(encoded.ids), 0)
+            endless = readings.endless(self._reading)
+            encoded = self._preparation.encoder.more(prompt, endless=endless)
+        self._preparation.room(self.length + len(encoded.ids), 0, self._reading)
         if self._text is not None:
             self._become(self._text, (*self._ids, *encoded.ids))
         else:
@@ -139,11 +152,7 @@ class HfSession:
     def _edit(self, prompt: Prompt, *, exact: bool = False) -> Edit:
         """Make it another prompt; it is as before where this raises PlanError."""
         if self._reading is not None and self._reading.name != EDITED:
-            raise PlanError(
-                f"a text that is edited must be read plainly, got stage {self._reading.name!r}; "
-                "leave it out",
-                param="stages",
-            )
+            return self._rewind(self._reading, prompt)
         encoded = self._preparation.encode(prompt, None)
         self._preparation.room(len(encoded.ids), 0)
         if self._text is None:
@@ -163,20 +172,70 @@ class HfSession:
         text.forward.ids = self._context.ids  # the answer's too, as they come
         return edit
 
-    def _anew(self, encoded: Encoded) -> Edit:
-        """Read a prompt from its beginning: the model cannot be read in pieces."""
-        prefill = Prefill(self._preparation.model, 1)
-        self._context = self._preparation.context(None, encoded, prefill)
-        self._context.feed(encoded.ids)
-        self._fed = encoded
+    @torch.inference_mode()  # as the cache was made, which is written on here
+    def _rewind(self, spec: ReadingSpec, prompt: Prompt) -> Edit:
+        """Make it another prompt: go back to where that differs, or read it from its beginning."""
+        if not readings.endless(spec):  # the others cannot go back
+            raise PlanError(
+                f"a text that is edited must be read plainly, got stage {spec.name!r}; leave it "
+                "out",
+                param="stages",
+            )
+        encoded = self._preparation.encode(prompt, spec)
+        self._preparation.room(len(encoded.ids), 0, spec)
+        kept, reading = self._begun(encoded.ids), self._rewinding
+        if kept and reading is not None and self._context is not None:
+            reading.rewind(kept)
+            self._context.again(encoded.ids)
+            self._fed = encoded
+            return Edit(kept, 0, len(encoded.ids) - kept)
+        made = self._preparation.context(spec, encoded, Prefill(self._preparation.model, 1))
+        return self._anew(encoded, made)
+
+    def _anew(self, encoded: Encoded, context: Context | None = None) -> Edit:
+        """Read a prompt from its beginning: the model cannot be read in pieces.
+
+        context  that is to read it, empty; None = as the model does it by itself
+        """
+        if context is None:
+            prefill = Prefill(self._preparation.model, 1)
+            context = self._preparation.context(None, encoded, prefill)
+        context.feed(encoded.ids)
+        self._context, self._fed = context, encoded
         return Edit(0, 0, len(encoded.ids))
+
+    def _reusable(self, prompt: Prompt) -> int:
+        """Return how many tokens a prompt begins with that stay if it becomes the prompt."""
+        if self._closed or self._context is None or self._context.failed:
+            return 0
+        cut: Cut = "whole" if self._cut is None else self._cut.cut
+        # it is asked of several sequences, and then comes itself
+        endless = readings.endless(self._reading)
+        return self._begun(self._preparation.encoder.check(prompt, cut, endless=endless).ids)
+
+    def _begun(self, ids: Ids) -> int:
+        """Return how many tokens stay of those that it has read; the last is read in any case."""
+        reading = self._rewinding if self._text is None else self._text.reading
+        if reading is None:
+            return 0
+        kept = alike(self._ids[: reading.length], ids[:-1])
+        least = reading.back_to if isinstance(reading, Rewinding) else 0
+        return kept if kept >= least else 0
+
+    @property
+    def _rewinding(self) -> Rewinding | None:
+        """Return the reading of a sequence that can go back."""
+        if self._text is not None or self._reading is None or self._context is None:
+            return None
+        reading = self._context.forward.reading()
+        return reading if isinstance(reading, Rewinding) else None
 
     def _again(self, context: Context, sampling: Sampling, encoded: Encoded) -> Sequence:
         """Return an answer to what the sequence has now."""
         if self._text is not None:
             # it may have been answered since, and some of it computed in an idle moment
             self._become(self._text, tuple(context.ids))
-        return self._preparation.again(context, sampling, encoded)
+        return self._preparation.again(context, sampling, encoded, self._reading)
 
     def _heal(self) -> bool:
         """Compute some of an edited text in an idle moment; return whether there is more."""

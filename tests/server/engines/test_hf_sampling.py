@@ -39,6 +39,11 @@ def test_greedy_never_samples(ask: Ask) -> None:
     assert tokens(ask("The", seed=1)) == tokens(ask("The", seed=2))
 
 
+@pytest.mark.parametrize("cold", [1e-38, 1e-6])
+def test_a_temperature_that_no_logit_can_be_divided_by_is_greedy(ask: Ask, cold: float) -> None:
+    assert tokens(ask("The", temperature=cold, seed=1)) == tokens(ask("The"))
+
+
 def test_use_penalty_counts_generated_tokens_alone() -> None:
     ids = torch.tensor([[3, 3, 1, 2, 2, 4]])  # the first three are the prompt
     scores = torch.zeros(1, 6)

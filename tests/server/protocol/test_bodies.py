@@ -155,6 +155,7 @@ def test_unknown_fields_are_warned_of_or_refused() -> None:
         ({"stop": 5}, "stop"),
         ({"stop": ["a", 1]}, "stop"),
         ({"stop": ["a"] * 65}, "stop"),
+        ({"repetition_penalty": 1e-38}, "repetition_penalty"),
         ({"logit_bias": {"x": 1}}, "logit_bias"),
         ({"logit_bias": {"1": 101}}, "logit_bias.1"),
         ({"logit_bias": {str(token): 1 for token in range(4097)}}, "logit_bias"),
@@ -221,6 +222,10 @@ def test_a_bad_chat_is_refused_by_name(body: dict[str, object], param: str | Non
 def test_a_body_that_is_no_json_object_is_refused(data: bytes) -> None:
     with pytest.raises(PlanError, match="must be"):
         parse(data, CompletionBody)
+
+
+def test_a_byte_order_mark_before_a_body_is_none_of_it() -> None:
+    assert parse(b'\xef\xbb\xbf{"prompt": "x"}', CompletionBody) == completion()
 
 
 def test_many_faults_are_told_of_briefly() -> None:

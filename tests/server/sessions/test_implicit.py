@@ -16,7 +16,8 @@ from server.engines.scripted import Answer, Scripted
 from server.errors import EngineError, PlanError
 from server.job import ReadingSpec, Sampling, Work
 from server.prompt import FillPrompt, Part, Prompt, TextPrompt
-from server.sessions.implicit import Document, Implicit
+from server.sessions.files import File
+from server.sessions.implicit import Implicit
 
 ABILITIES: tuple[Ability, ...] = ("text", "logprobs", "attention")
 ONE = " ".join(f"one{number}" for number in range(50))
@@ -238,13 +239,13 @@ letters = st.text("ab\n", max_size=12)
 
 @given(letters, letters)
 def test_likeness_is_a_share_and_whole_for_equal_texts(one: str, other: str) -> None:
-    likeness = Document(one).likeness(Document(other))
+    likeness = File(one).likeness(File(other))
     assert 0 <= likeness <= 1
-    assert likeness == Document(other).likeness(Document(one))
-    assert Document(one).likeness(Document(one)) == 1
+    assert likeness == File(other).likeness(File(one))
+    assert File(one).likeness(File(one)) == 1
 
 
 @given(letters, letters, letters)
 def test_what_is_typed_alone_is_unlike(head: str, typed: str, tail: str) -> None:
-    likeness = Document(head + tail).likeness(Document(head + typed + tail))
+    likeness = File(head + tail).likeness(File(head + typed + tail))
     assert likeness >= len(head + tail) / max(len(head + typed + tail), 1) - 1e-9
