@@ -346,7 +346,7 @@ GOOD: dict[str, Any] = {"question": "Q?", "candidates": ["x", "y"]}
         (
             {"stages": [{"stage": "nope"}]},
             "stages",
-            "stages[0] must be one of average, calibrate, pairwise, parallel, pie, pine",
+            "stages[0] must be one of average, calibrate, ",
         ),
         ({"stages": [PINE, SWAP]}, "stages", "stage 'swap' must come before 'pine'"),
         ({"stages": "pine"}, "stages", "stages must be"),
