@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 KNOWN = (
     *(ReadingSpec(name, cut="set") for name in ("average", "parallel", "pine", "rerank")),
+    ReadingSpec("group-positions", cut="source-target"),
     ReadingSpec("lm-infinite"),
     ReadingSpec("pie"),
 )
@@ -113,6 +114,18 @@ def _layers(spec: ReadingSpec) -> tuple[int, int] | None:
     return (int(numbers["from"]), int(numbers["to"])) if "to" in numbers else None
 
 
+def _group_positions(spec: ReadingSpec, segments: Segments | None, shelf: Shelf | None) -> Reading:
+    from kvedit.group_position import GroupPositionReading
+
+    return GroupPositionReading(int(dict(spec.numbers).get("offset", 0)))
+
+
+def _refuse_group_positions(spec: ReadingSpec, layers: Sequence[LayerKind]) -> str | None:
+    from kvedit.group_position import GroupPositionReading
+
+    return GroupPositionReading.suits(layers)
+
+
 def _lm_infinite(spec: ReadingSpec, segments: Segments | None, shelf: Shelf | None) -> Reading:
     from kvedit.lm_infinite import LmInfiniteReading
 
@@ -156,6 +169,7 @@ def _refuse_rerank(spec: ReadingSpec, layers: Sequence[LayerKind]) -> str | None
 READINGS: Mapping[str, tuple[Build, Refuse]] = MappingProxyType(
     {
         "average": (_average, _refuse_average),
+        "group-positions": (_group_positions, _refuse_group_positions),
         "lm-infinite": (_lm_infinite, _refuse_lm_infinite),
         "parallel": (_parallel, _refuse_parallel),
         "pie": (_pie, _refuse_pie),

@@ -115,13 +115,9 @@ class Encoder:
         return replace(spelled, text=shown(spelled.text, literals))
 
     def _cut(self, cut: Cut) -> Callable[[Prompt, Tokenise], Encoded]:
-        """Return the method that encodes a prompt cut so (PlanError if there is none)."""
+        """Return the method that encodes a prompt cut so."""
         if cut == "source-target":
-            raise PlanError(
-                "prompt cannot be cut into source and target yet, got a reading stage that asks "
-                "for it; leave the stage out",
-                param="stages",
-            )
+            return self._halves
         return self._segments if cut == "set" else self._whole
 
     def _own_commands(
@@ -192,6 +188,36 @@ class Encoder:
         prefix, *pieces, suffix = tokenise(texts, opening=isinstance(prompt, TextPrompt))
         segments = Segments(prefix, tuple(pieces), suffix).canonical()
         return Encoded(segments.ids, self._decode(segments.ids), segments)
+
+    def _halves(self, prompt: Prompt, tokenise: Tokenise) -> Encoded:
+        """Cut a chat behind its last message, where a source that is still to come will stand.
+
+        What follows, the turn's end and the header of the answer, is the target's: so the model
+        always sees a turn that is closed. The halves are prefix and suffix of the segments.
+        """
+        if not isinstance(prompt, ChatPrompt) or prompt.continued:
+            raise PlanError(
+                "prompt must be messages before a source that is streamed, got another; send "
+                "`messages`, the last one with the instruction",
+                param="messages",
+            )
+        mark = new_mark()
+        *before, last = prompt.messages
+        ending = replace(last, parts=(*last.parts, Part(mark)))
+        text = rendered(self._tokenizer, replace(prompt, messages=(*before, ending)))
+        if text.count(mark) != 1:
+            raise PlanError(
+                "chat template must show each message once, got the source's place "
+                f"{text.count(mark)} times; serve a model with another template",
+                param="messages",
+            )
+        head, tail = tokenise(text.split(mark))
+        if not tail:
+            raise PlanError(
+                "chat template must have a mark before an answer, got none; serve a model of chats",
+                param="messages",
+            )
+        return Encoded(head + tail, text.replace(mark, ""), Segments(head, (), tail))
 
     def _text(self, prompt: TextPrompt | ChatPrompt) -> str:
         """Return the prompt as text, without the suffix that an answer leads to."""
