@@ -24,6 +24,7 @@ from server.api import (
     health,
     judge,
     models,
+    streams,
 )
 from server.api.common import Service, authorised
 from server.api.middleware import RequestLog
@@ -71,7 +72,7 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
     app.state.settings = settings
     app.state.admission = Admission(settings.queue_limit)
     app.include_router(health.router)
-    for module in (completions, chat, fim, models, judge, batch, edits, edits_socket):
+    for module in (completions, chat, fim, models, judge, batch, edits, edits_socket, streams):
         app.include_router(module.router, dependencies=[Depends(authorised)])
     _add_errors(app)
     app.add_middleware(RequestLog)

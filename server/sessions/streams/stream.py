@@ -6,9 +6,10 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from server.chunk import FinishReason
+from server.engines.base import GroupSession
 from server.errors import PlanError
 from server.sessions.streams.latency import latency
 from server.sessions.streams.policy import Agreement, Policy, Tokens, Wait
@@ -16,25 +17,6 @@ from server.text.answer import TextStream
 from server.text.segmenters import segmenter
 
 AHEAD = 256  # pieces of a source that wait to be read; then whoever sends more waits
-
-
-class Groups(Protocol):
-    """A sequence of two groups in the engine (see `server.engines.hf.groups.HfGroups`)."""
-
-    ends: frozenset[int]
-
-    @property
-    def room(self) -> bool: ...  # noqa: D102
-    @property
-    def usage(self) -> dict[str, int]: ...  # noqa: D102
-    def text(self, token: int) -> str: ...  # noqa: D102
-    def shown(self, token: int) -> bytes: ...  # noqa: D102
-    async def read(self, text: str) -> int: ...  # noqa: D102
-    def end(self) -> None: ...  # noqa: D102
-    def write(self, token: int) -> None: ...  # noqa: D102
-    async def retract(self, count: int) -> None: ...  # noqa: D102
-    async def say(self) -> int: ...  # noqa: D102
-    async def close(self) -> None: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +116,7 @@ class Stream:
     It is no worker's and no thread's affair while it waits for its source, or for its reader.
     """
 
-    def __init__(self, groups: Groups, asked: Asked) -> None:
+    def __init__(self, groups: GroupSession, asked: Asked) -> None:
         self._groups, self._asked = groups, asked
         self._source = _Source(asked.segmenter, asked.idle)
         self._tokens = Tokens(groups.text, groups.ends)
@@ -197,9 +179,9 @@ class Stream:
                 continue
             token = await self._groups.say()
             its = word + (self._count > 0 and self._tokens.begins(token))
-            if not self._over and policy.waits(self._tokens, token, its, self._read):
-                if await self._more():
-                    continue
+            waits = policy.waits(self._tokens, token, its, self._read)
+            if waits and not self._over and await self._more():
+                continue
             if token in self._groups.ends:
                 return
             if not self._write(token):
