@@ -38,6 +38,22 @@ class GroupPositionReading:
         for _, target in self._spans.values():
             target.retract(count)
 
+    def raise_offset(self, offset: int) -> None:
+        """Let the target begin farther away; no key moves, since queries alone are turned by it.
+
+        raises  ValueError  for one that is lower: what was written would see itself nearer
+        """
+        if offset < self._offset:
+            raise ValueError(
+                f"offset must not fall, got {offset} after {self._offset}; begin another sequence"
+            )
+        self._offset = offset
+
+    @property
+    def size(self) -> int:
+        """Return the bytes of both groups, of all layers."""
+        return sum(span.size for pair in self._spans.values() for span in pair)
+
     @staticmethod
     def suits(layers: Sequence[LayerKind]) -> str | None:
         """Return why a model cannot be read so: every layer must see the whole text."""

@@ -25,6 +25,7 @@ from server.api import (
     health,
     judge,
     models,
+    streams,
 )
 from server.api.common import Service, authorised
 from server.api.middleware import PlainPath, RequestLog
@@ -76,7 +77,10 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
     app.state.settings = settings
     app.state.admission = Admission(settings.queue_limit)
     app.include_router(health.router)
-    for module in (completions, chat, fim, models, judge, batch, edits, edits_socket, about):
+    for module in (
+        *(completions, chat, fim, models, judge, batch),
+        *(edits, edits_socket, streams, about),
+    ):
         app.include_router(module.router, dependencies=[Depends(authorised)])
     _add_errors(app)
     app.add_middleware(PlainPath)

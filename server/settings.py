@@ -58,6 +58,7 @@ class Settings(BaseSettings):
     batch_concurrency  requests of one batch judged at once
     max_batch_bytes    of a batch; a line is bounded like any other request, by max_body_bytes
     session_bytes      of all edit sessions, their texts and caches; the least used go first
+    stream_idle_seconds without more of its source, after which a stream ends
     drain_seconds      what running requests are given to finish after SIGTERM
     keep_alive_seconds silence in a stream before a comment line
     state_dir          folder of what is kept across restarts: the judge's slot biases; None = it
@@ -105,6 +106,7 @@ class Settings(BaseSettings):
     batch_concurrency: int = Field(4, ge=1)
     max_batch_bytes: int = Field(2**30, ge=1024)
     session_bytes: int = Field(2**30, ge=2**20)
+    stream_idle_seconds: float = Field(300.0, gt=0, le=86400)
     drain_seconds: float = Field(30.0, ge=0)
     keep_alive_seconds: float = Field(15.0, gt=0)
     state_dir: Path | None = None

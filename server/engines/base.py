@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from server.chunk import Chunk
 from server.job import ReadingSpec, Sampling, Work
@@ -145,6 +145,65 @@ class Session(Protocol):
 
     async def close(self) -> None:
         """Forget the sequence; what is running for it stops at its next step."""
+        ...
+
+
+class GroupSession(Protocol):
+    """A source that grows while its target is written; nothing runs that is not asked for."""
+
+    ends: frozenset[int]
+
+    @property
+    def room(self) -> bool:
+        """Return whether one more token may be written."""
+        ...
+
+    @property
+    def usage(self) -> dict[str, int]:
+        """Return the tokens of source and target, and how many of them were computed."""
+        ...
+
+    def text(self, token: int) -> str:
+        """Return what a token says, with U+FFFD for half a character."""
+        ...
+
+    def shown(self, token: int) -> bytes:
+        """Return what a token adds to the text."""
+        ...
+
+    async def read(self, text: str) -> int:
+        """Add a piece of the source; return its tokens (PlanError: there is no room)."""
+        ...
+
+    def end(self) -> None:
+        """Say that the source is whole."""
+        ...
+
+    def write(self, token: int) -> None:
+        """Add a token to the target."""
+        ...
+
+    async def retract(self, count: int) -> None:
+        """Take the last tokens of the target back."""
+        ...
+
+    async def say(self) -> int:
+        """Return what the model says behind all that was read and written (EngineError)."""
+        ...
+
+    async def close(self) -> None:
+        """Forget the sequence; what runs for it ends with its step."""
+        ...
+
+
+@runtime_checkable
+class OpensGroups(Protocol):
+    """An engine to which a source may be streamed."""
+
+    async def open_groups(
+        self, reading: ReadingSpec, prompt: Prompt, sampling: Sampling
+    ) -> GroupSession:
+        """Return a sequence before its source (PlanError as `Engine.check`)."""
         ...
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 ENDLESS = "lm-infinite"
 KNOWN = (
     *(ReadingSpec(name, cut="set") for name in ("average", "parallel", "pine", "rerank")),
+    ReadingSpec("group-positions", cut="source-target"),
     ReadingSpec(ENDLESS),
     ReadingSpec("pie"),
 )
@@ -140,6 +141,18 @@ def _layers(spec: ReadingSpec) -> tuple[int, int] | None:
     return (int(numbers["from"]), int(numbers["to"])) if "to" in numbers else None
 
 
+def _group_positions(spec: ReadingSpec, segments: Segments | None, shelf: Shelf | None) -> Reading:
+    from kvedit.group_position import GroupPositionReading
+
+    return GroupPositionReading(int(dict(spec.numbers).get("offset", 0)))
+
+
+def _refuse_group_positions(spec: ReadingSpec, layers: Sequence[LayerKind]) -> str | None:
+    from kvedit.group_position import GroupPositionReading
+
+    return GroupPositionReading.suits(layers)
+
+
 def _lm_infinite(spec: ReadingSpec, segments: Segments | None, shelf: Shelf | None) -> Reading:
     from kvedit.lm_infinite import LmInfiniteReading
 
@@ -180,6 +193,7 @@ def _refuse_rerank(spec: ReadingSpec, layers: Sequence[LayerKind]) -> str | None
 READINGS: Mapping[str, tuple[Build, Refuse]] = MappingProxyType(
     {
         "average": (_average, _refuse_average),
+        "group-positions": (_group_positions, _refuse_group_positions),
         ENDLESS: (_lm_infinite, _refuse_lm_infinite),
         "parallel": (_parallel, _refuse_parallel),
         "pie": (_pie, _refuse_pie),

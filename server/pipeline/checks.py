@@ -28,6 +28,7 @@ REMEDIES: Mapping[Need, tuple[str, str]] = MappingProxyType(
             "a set of documents or candidates",
             "send `documents`, content parts with a `group`, or candidates to /v1/judge",
         ),
+        "stream": ("a source that is streamed", "open it at /v1/streams"),
         "session": ("a text that is edited", "open it at /v1/edit-sessions"),
     }
 )

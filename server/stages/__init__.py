@@ -10,6 +10,7 @@ from pydantic import Field, TypeAdapter
 from server.stages.average import Average
 from server.stages.base import Stage
 from server.stages.calibrate import Calibrate
+from server.stages.group_positions import GroupPositions
 from server.stages.lm_infinite import LmInfinite
 from server.stages.pairwise import Pairwise
 from server.stages.parallel import Parallel
@@ -24,6 +25,7 @@ from server.stages.synthesize import Synthesize
 ALL = (
     Average,
     Calibrate,
+    GroupPositions,
     LmInfinite,
     Pairwise,
     Parallel,
@@ -38,6 +40,7 @@ ALL = (
 AnyStage = Annotated[
     Average
     | Calibrate
+    | GroupPositions
     | LmInfinite
     | Pairwise
     | Parallel

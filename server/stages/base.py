@@ -15,7 +15,7 @@ from server.errors import PlanError
 from server.job import Job, ReadingSpec, Reply
 from server.judge.ballot import Ballot, Case
 
-Need = Ability | Literal["documents", "candidates", "set", "session"]
+Need = Ability | Literal["documents", "candidates", "set", "session", "stream"]
 Claim = Literal["order", "answer", "parts", "positions", "visibility", "cache"]
 Proceed = Callable[[Job], Awaitable[Reply]]
 
@@ -42,7 +42,7 @@ class Stage(BaseModel):
 
     level       RANKING, VERDICT, TEXT, READING or CACHE
     needs       abilities of the engine (text, logprobs, attention, cache, grammar) and of the job
-                (documents, candidates, session; set = either documents or candidates)
+                (documents, candidates, session, stream; set = either documents or candidates)
     claims      what it sets; two stages that run together cannot set the same
     order_free  True = one call under this stage is the same in every order of the set
     implies     stages that run inside it where no stage of the list sees to the order; on the rungs

@@ -124,13 +124,9 @@ class Encoder:
         return replace(spelled, text=shown(spelled.text, literals))
 
     def _cut(self, cut: Cut) -> Callable[[Prompt, Tokenise], Encoded]:
-        """Return the method that encodes a prompt cut so (PlanError if there is none)."""
+        """Return the method that encodes a prompt cut so."""
         if cut == "source-target":
-            raise PlanError(
-                "prompt cannot be cut into source and target yet, got a reading stage that asks "
-                "for it; leave the stage out",
-                param="stages",
-            )
+            return self._halves
         return self._segments if cut == "set" else self._whole
 
     def _own_commands(
@@ -202,6 +198,36 @@ class Encoder:
         segments = Segments(prefix, tuple(pieces), suffix).canonical()
         return Encoded(segments.ids, self._decode(segments.ids), segments)
 
+    def _halves(self, prompt: Prompt, tokenise: Tokenise) -> Encoded:
+        """Cut a chat behind its last message, where a source that is still to come will stand.
+
+        What follows, the turn's end and the header of the answer, is the target's: so the model
+        always sees a turn that is closed. The halves are prefix and suffix of the segments.
+        """
+        if not isinstance(prompt, ChatPrompt) or prompt.continued:
+            raise PlanError(
+                "prompt must be messages before a source that is streamed, got another; send "
+                "`messages`, the last one with the instruction",
+                param="messages",
+            )
+        mark = new_mark()
+        *before, last = prompt.messages
+        ending = replace(last, parts=(*last.parts, Part(mark)))
+        text = rendered(self._tokenizer, replace(prompt, messages=(*before, ending)))
+        if text.count(mark) != 1:
+            raise PlanError(
+                "chat template must show each message once, got the source's place "
+                f"{text.count(mark)} times; serve a model with another template",
+                param="messages",
+            )
+        head, tail = tokenise(text.split(mark))
+        if not tail:
+            raise PlanError(
+                "chat template must have a mark before an answer, got none; serve a model of chats",
+                param="messages",
+            )
+        return Encoded(head + tail, text.replace(mark, ""), Segments(head, (), tail))
+
     def _text(self, prompt: TextPrompt | ChatPrompt) -> str:
         """Return the prompt as text, without the suffix that an answer leads to."""
         if isinstance(prompt, TextPrompt):
@@ -219,17 +245,21 @@ class Encoder:
         """Tokenise each text on its own."""
         return tokenised(self._tokenizer, texts, opening=opening)
 
-    def overflow(self, prompt: int | str, new: int | None = None) -> PlanError:
+    def overflow(
+        self, prompt: int | str, new: int | None = None, *, advised: bool = True
+    ) -> PlanError:
         """Return the error of a prompt that does not fit, in the words clients look for.
 
-        new  tokens that were asked for behind it
+        new      tokens that were asked for behind it
+        advised  whether what else would do, would do here
         """
+        advice = self._advice if advised else ""
         wanted = f"{prompt} tokens in the prompt"
         if new is not None:
             wanted += f" and {new} for the completion"
         return PlanError(
             f"This model's maximum context length is {self._limit} tokens. However, you requested "
-            f"{wanted}; shorten the prompt or ask for fewer tokens{self._advice} "
+            f"{wanted}; shorten the prompt or ask for fewer tokens{advice} "
             "(context_length_exceeded)",
             code="context_length_exceeded",
         )

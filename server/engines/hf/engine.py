@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +21,7 @@ from kvedit.hf import Door, fit_kernels, open_door
 from kvedit.shelf import Shelf
 from server.engines import readings
 from server.engines.base import Ability, ModelInfo
+from server.engines.hf.groups import Groups, HfGroups
 from server.engines.hf.loading import ends as answer_ends
 from server.engines.hf.loading import read_model
 from server.engines.hf.placement import Placement
@@ -30,7 +32,8 @@ from server.engines.hf.stream import Channel, Stream
 from server.engines.hf.weights import digest
 from server.engines.hf.worker import Ticket, Worker
 from server.errors import PlanError
-from server.job import ReadingSpec, Work
+from server.job import ReadingSpec, Sampling, Work
+from server.prompt import Prompt
 from server.text.chat import named_template, takes
 from server.text.grammar import Grammars
 from server.text.prompts import Encoder
@@ -198,6 +201,16 @@ class HfEngine:
         if reason is not None:
             raise PlanError(f"model must be one that can be read so, got {reason}; read it plainly")
         return HfSession(self._preparation, self._preparing, self._worker, reading)
+
+    async def open_groups(
+        self, reading: ReadingSpec, prompt: Prompt, sampling: Sampling
+    ) -> HfGroups:
+        """Return a sequence whose source grows while its target is written (PlanError)."""
+        self._worker.check()
+        made = partial(Groups, self._preparation, reading, prompt, sampling)
+        loop = asyncio.get_running_loop()
+        groups = await loop.run_in_executor(self._preparing, made)
+        return HfGroups(groups, self._preparing, self._worker)
 
     async def close(self) -> None:
         """Stop at the next step; callers still waiting get an EngineError."""

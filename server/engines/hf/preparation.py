@@ -89,6 +89,15 @@ class Preparation:
                 found.append(self._answer(context, made, work.reading))
         return found
 
+    def check_sampling(self, sampling: Sampling, reading: ReadingSpec) -> None:
+        """Refuse numbers that a target cannot be written by, token by token (PlanError)."""
+        if sampling.n != 1 or sampling.echo or sampling.logprobs is not None or sampling.grammar:
+            raise PlanError(
+                "n, echo, logprobs and a grammar cannot go with a stream, got one of them; leave "
+                "it out"
+            )
+        self._check(Work((), sampling, reading))
+
     def encode(self, prompt: Prompt, reading: ReadingSpec | None) -> Encoded:
         """Return a prompt's ids, cut as a reading asks (PlanError)."""
         cut: Cut = "whole" if reading is None else reading.cut

@@ -134,7 +134,7 @@ class Sampler:
     ) -> None:
         device = like.device
         self._chain = processors(sampling, len(ids), like.shape[-1], device, matcher, ends)
-        self._generator = None if sampling.greedy else _generator(sampling, choice, device)
+        self._generator = None if sampling.greedy else generator(sampling, choice, device)
         self._length = len(ids)
         if self._chain:  # only processors look at what came before
             self._ids = torch.zeros((1, len(ids) + room), dtype=torch.long, device=device)
@@ -159,10 +159,11 @@ class Sampler:
         return token
 
 
-def _generator(sampling: Sampling, choice: int, device: torch.device) -> torch.Generator:
-    generator = torch.Generator(device)
+def generator(sampling: Sampling, choice: int, device: torch.device) -> torch.Generator:
+    """Return what a choice draws from: with a seed, choice j from `seed + j`."""
+    made = torch.Generator(device)
     if sampling.seed is None:
-        generator.seed()
+        made.seed()
     else:
-        generator.manual_seed((sampling.seed + choice) % SEEDS)
-    return generator
+        made.manual_seed((sampling.seed + choice) % SEEDS)
+    return made

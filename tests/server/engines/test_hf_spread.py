@@ -134,16 +134,14 @@ async def test_offloaded(
 async def test_on_several_devices(
     folder: Path, tokenizer: PreTrainedTokenizerFast, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, generator = Worker._run, sampling._generator
+    run, generator = Worker._run, sampling.generator
 
     def run_there(worker: Worker) -> None:
         with Devices():
             run(worker)
 
     monkeypatch.setattr(Worker, "_run", run_there)
-    monkeypatch.setattr(
-        sampling, "_generator", lambda given, index, _: generator(given, index, CPU)
-    )
+    monkeypatch.setattr(sampling, "generator", lambda given, index, _: generator(given, index, CPU))
     monkeypatch.setattr(choice, "_candidates", lambda device: iter(()))
     engine = HfEngine(whole(folder), tokenizer, name="tiny")
     with Devices():

@@ -1,0 +1,1 @@
+"""Streams: a target is written while its source is read."""
