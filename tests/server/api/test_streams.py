@@ -70,7 +70,7 @@ async def rest(socket: ClientConnection) -> list[Frame]:
 
 async def gone(opened: list[HfGroups]) -> None:
     async with asyncio.timeout(5):
-        while any(each.nbytes or each.usage for each in opened):
+        while any(each.nbytes or each.usage for each in opened):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 
