@@ -102,7 +102,7 @@ async def test_behind_the_end_nothing_comes(engine: HfEngine) -> None:
         await stream.append("more")
 
 
-async def test_a_thousand_that_are_left_leave_nothing(engine: HfEngine) -> None:
+async def test_many_that_are_left_leave_nothing(engine: HfEngine) -> None:
     streams = []
     for _ in range(50):
         stream = await opened(engine, Wait(1, hold=False))
