@@ -2,43 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain, takewhile
+from itertools import chain
 
 from torch import Tensor
 
 from benchmarks._loaded import Model
 from benchmarks._stream_paths import Asked, Path
+from server.sessions.streams import policy
+from server.sessions.streams.policy import Tokens
 
 MOST = 96  # tokens of a translation
-STOPS = ".!?…\n"  # what ends a sentence
-CLOSES = ",;:" + STOPS  # what ends a word, beside a space
 
 
-@dataclass(frozen=True)
-class Tokens:
-    """What a policy must know of a model's tokens."""
-
-    text: Callable[[int], str]
-    ends: frozenset[int]
-
-    @classmethod
-    def of(cls, model: Model) -> Tokens:
-        """Return a model's own."""
-        return cls(lambda token: str(model.tokenizer.decode([token])), model.control)
-
-    def begins(self, token: int) -> bool:
-        """Return whether a word begins with a token."""
-        return token in self.ends or self.text(token)[:1].isspace()
-
-    def closes(self, token: int) -> bool:
-        """Return whether the word before a token is whole."""
-        return self.begins(token) or self.text(token)[:1] in CLOSES
-
-    def stops(self, token: int) -> bool:
-        """Return whether a sentence or the answer ends with a token."""
-        return token in self.ends or any(mark in self.text(token) for mark in STOPS)
+def tokens_of(model: Model) -> Tokens:
+    """Return what a policy must know of a model's tokens."""
+    return Tokens(lambda token: str(model.tokenizer.decode([token])), model.control)
 
 
 @dataclass
@@ -50,15 +29,8 @@ class Written:
 
 
 @dataclass(frozen=True)
-class Wait:
-    """Read `first` words, then one for each that is written (Ma et al. 2019, arXiv 1810.08398).
-
-    first  words, None = all of them
-    hold   while there is more to read, an end is no reason to write, but to read
-    """
-
-    first: int | None
-    hold: bool = True
+class Wait(policy.Wait):
+    """The server's wait-k, over a whole sentence."""
 
     def __str__(self) -> str:
         if self.first is None:
@@ -74,8 +46,7 @@ class Wait:
         while len(written.tokens) < MOST:
             token = int(logits.argmax())
             its_word = word + (bool(written.tokens) and tokens.begins(token))
-            early = read < first + its_word or (self.hold and tokens.stops(token))
-            if read < count and early:
+            if read < count and self.waits(tokens, token, its_word, read):
                 logits = path.read(asked.words[read])
                 read += 1
                 continue
@@ -89,13 +60,8 @@ class Wait:
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """Write what two guesses in a row agree on (Liu et al. 2020, arXiv 2005.11185).
-
-    every  words that are read between two guesses
-    """
-
-    every: int = 2
+class Agreement(policy.Agreement):
+    """The server's local agreement, over a whole sentence."""
 
     def __str__(self) -> str:
         return f"local agreement, every {self.every}"
@@ -107,7 +73,7 @@ class Agreement:
             read = min(begin + self.every, count)
             logits = path.read(list(chain.from_iterable(asked.words[begin:read])))
             guess = [*written.tokens, *_guess(path, logits, tokens, MOST - len(written.tokens))]
-            agreed = guess if read == count else _whole_words(before, guess, tokens)
+            agreed = guess if read == count else self.agreed(tokens, before, guess)
             agreed = agreed if len(agreed) > len(written.tokens) else written.tokens
             written.read += [read] * (len(agreed) - len(written.tokens))
             path.retract(len(guess) - len(agreed))
@@ -122,13 +88,3 @@ def _guess(path: Path, logits: Tensor, tokens: Tokens, most: int) -> list[int]:
         guess.append(token)
         logits = path.write(token)
     return guess
-
-
-def _whole_words(one: Sequence[int], other: Sequence[int], tokens: Tokens) -> list[int]:
-    """Return what two guesses begin with alike, up to a word's end and before a sentence's."""
-    pairs = takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
-    same = list(takewhile(lambda token: not tokens.stops(token), (token for token, _ in pairs)))
-    whole = len(same)
-    while whole and whole < len(other) and not tokens.closes(other[whole]):
-        whole -= 1
-    return same[:whole]

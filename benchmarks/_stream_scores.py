@@ -56,25 +56,6 @@ def _told(values: NDArray[np.float64]) -> Figure:
     return float(values[0]), low, high
 
 
-def lagging(read: Sequence[int], source: int, reference: int | None = None) -> float:
-    """Return how many words a translation is behind one that is spoken as fast: AL or LAAL.
-
-    AL (Ma et al. 2019, eq. 8): the mean over words t up to the first one that is written when all
-    is read, of `read[t] - t / gamma`, where `gamma = written / source`. LAAL (Papi et al. 2022,
-    arXiv 2206.05807) takes the longer of `written` and `reference`, so that nobody gains by talk.
-
-    read       source words that had been read when each word was written
-    source     words
-    reference  words of the reference (LAAL), or None (AL)
-    returns    source words
-    """
-    if not read:
-        return float(source)  # nothing is as late as everything
-    gamma = max(len(read), reference or 0) / source
-    last = next((number for number, each in enumerate(read) if each >= source), len(read) - 1)
-    return sum(read[t] - t / gamma for t in range(last + 1)) / (last + 1)
-
-
 def plot(file: Path, points: Sequence[tuple[str, str, Figure, Figure]]) -> None:
     """Draw chrF against LAAL with both intervals: policy, path, chrF, LAAL of each."""
     from matplotlib.figure import Figure as Drawing

@@ -27,9 +27,10 @@ from benchmarks._kept import Kept
 from benchmarks._loaded import Model
 from benchmarks._sentences import Sentence, drawn
 from benchmarks._stream_paths import PATHS, Asked
-from benchmarks._stream_policies import Agreement, Tokens, Wait
-from benchmarks._stream_scores import chrf, counts, lagging, mean, more, plot
+from benchmarks._stream_policies import Agreement, Wait, tokens_of
+from benchmarks._stream_scores import chrf, counts, mean, more, plot
 from pocket import WEIGHTS
+from server.sessions.streams.latency import lagging
 
 Policy = Wait | Agreement
 POLICIES: Mapping[str, Policy] = {
@@ -59,7 +60,7 @@ class Translated:
 
 def translated(model: Model, policy: Policy, path: str, sentence: Sentence) -> dict[str, Any]:
     """Return the fields of `Translated`."""
-    asked, tokens = Asked.of(model, sentence), Tokens.of(model)
+    asked, tokens = Asked.of(model, sentence), tokens_of(model)
     begun = time.perf_counter()
     sequence = PATHS[path](model, asked)
     written = policy.run(sequence, asked, tokens)

@@ -9,13 +9,13 @@ from contextlib import suppress
 from typing import Any
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
-from pydantic_core import from_json
 
+from server.api import frames
 from server.api.common import Service, unexpected
 from server.api.edits import PATH, Asked, Given, Owner, acknowledged, asking, state
 from server.errors import EvenhandError, PlanError
 from server.job import Reply
-from server.protocol.common import Body, parse, shown
+from server.protocol.common import Body
 from server.protocol.edits import CancelFrame, CompleteFrame, EditFrame
 from server.protocol.replies import merged
 from server.sessions.running import Cancelled, Running
@@ -73,9 +73,7 @@ class Talk:
         with suppress(WebSocketDisconnect):
             await self._send("ack", {**opening, **state(self._session)})
             while (message := await self._socket.receive())["type"] == "websocket.receive":
-                data = message.get("text")
-                raw = (message.get("bytes") or b"") if data is None else data.encode()
-                if not await self._take(raw):
+                if not await self._take(frames.raw(message)):
                     await self._socket.close(GONE)
                     return
 
@@ -96,7 +94,7 @@ class Talk:
             await self._send("error", error.wire())
             return False
         try:
-            frame = self._read(raw)
+            frame = frames.read(raw, FRAMES, self._service.settings)
             if isinstance(frame, EditFrame):
                 await self._edit(frame)
             elif isinstance(frame, CompleteFrame):
@@ -109,27 +107,6 @@ class Talk:
         except EvenhandError as error:
             await self._send("error", {**({} if name is None else {"id": name}), **error.wire()})
         return True
-
-    def _read(self, raw: bytes) -> Body:
-        settings = self._service.settings
-        if len(raw) > settings.max_body_bytes:
-            raise PlanError(
-                f"frame must be at most {settings.max_body_bytes} bytes, got {len(raw)}; "
-                "send less text",
-                status=413,
-                code="request_too_large",
-            )
-        try:
-            value = from_json(raw, allow_inf_nan=False)
-        except ValueError as error:
-            raise PlanError(f"frame must be JSON, got a fault: {error}; correct it") from None
-        kind = value.get("type") if isinstance(value, dict) else None
-        if not isinstance(kind, str) or kind not in FRAMES:
-            raise PlanError(
-                f"frame must be of type {', '.join(FRAMES)}, got {shown(kind)}; send one of these",
-                param="type",
-            )
-        return parse(raw, FRAMES[kind], strict=settings.strict)
 
     async def _edit(self, frame: EditFrame) -> None:
         revision = frame.revision()

@@ -9,12 +9,12 @@ from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, WebSocket, WebSocketDisconnect
-from pydantic_core import from_json
 
+from server.api import frames
 from server.api.common import Service, resolve, service, unexpected
 from server.errors import EvenhandError, PlanError
 from server.pipeline.parse import parse as parse_stages
-from server.protocol.common import Body, parse, shown
+from server.protocol.common import Body
 from server.protocol.streams import Cancel, OpenFrame, SourceAppend, SourceEnd
 from server.sessions.streams.opening import open_stream, stage_of
 from server.sessions.streams.stream import Delta, Stream
@@ -174,27 +174,7 @@ class Talk:
         message = await self._socket.receive()
         if message["type"] != "websocket.receive":
             raise WebSocketDisconnect
-        data = message.get("text")
-        raw = (message.get("bytes") or b"") if data is None else data.encode()
-        settings = self._service.settings
-        if len(raw) > settings.max_body_bytes:
-            raise PlanError(
-                f"frame must be at most {settings.max_body_bytes} bytes, got {len(raw)}; "
-                "send less text",
-                status=413,
-                code="request_too_large",
-            )
-        try:
-            value = from_json(raw, allow_inf_nan=False)
-        except ValueError as error:
-            raise PlanError(f"frame must be JSON, got a fault: {error}; correct it") from None
-        kind = value.get("type") if isinstance(value, dict) else None
-        if not isinstance(kind, str) or kind not in FRAMES:
-            raise PlanError(
-                f"frame must be of type {', '.join(FRAMES)}, got {shown(kind)}; send one of these",
-                param="type",
-            )
-        return parse(raw, FRAMES[kind], strict=settings.strict)
+        return frames.read(frames.raw(message), FRAMES, self._service.settings)
 
     async def _send(self, kind: str, **fields: Any) -> None:
         await self._socket.send_json({"type": kind, **fields})

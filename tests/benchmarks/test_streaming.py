@@ -12,9 +12,11 @@ from torch import Tensor
 from benchmarks._loaded import Model
 from benchmarks._sentences import drawn
 from benchmarks._stream_paths import Anew, Asked, Grouped, words
-from benchmarks._stream_policies import Agreement, Tokens, Wait
-from benchmarks._stream_scores import chrf, counts, lagging, more
+from benchmarks._stream_policies import Agreement, Wait, tokens_of
+from benchmarks._stream_scores import chrf, counts, more
 from pocket import WEIGHTS
+from server.sessions.streams.latency import lagging
+from server.sessions.streams.policy import Tokens
 
 TEXTS = {0: "<end>", 1: " one", 2: " two", 3: "ty", 4: ".", 5: " three"}
 TOKENS = Tokens(TEXTS.__getitem__, frozenset({0}))
@@ -85,7 +87,7 @@ def test_agreement_writes_whole_words_that_came_twice_and_no_end_before_the_sour
 
 def test_all_anew_is_what_the_plain_model_says_and_reads_all_again(model: Model) -> None:
     sentence = drawn(1, 0)[0]
-    one, tokens = Asked.of(model, sentence), Tokens.of(model)
+    one, tokens = Asked.of(model, sentence), tokens_of(model)
     at_once, by_word = Anew(model, one), Anew(model, one)
     whole = at_once.read([token for word in one.words for token in word])
     logits = [by_word.read(word) for word in one.words]
