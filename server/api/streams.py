@@ -22,6 +22,7 @@ from server.sessions.streams.stream import Delta, Stream
 router = APIRouter()
 log = logging.getLogger("evenhand")
 
+FRAME = 64  # characters that a frame counts for, besides its text: an empty one takes memory too
 FRAMES: Mapping[str, type[Body]] = {
     "open": OpenFrame,
     "source.append": SourceAppend,
@@ -151,7 +152,7 @@ class Talk:
                 )
             assert isinstance(frame, SourceAppend | SourceEnd), "there are no other frames"
             if isinstance(frame, SourceAppend):
-                self._waiting += len(frame.text)
+                self._waiting += len(frame.text) + FRAME
             if self._waiting > most:
                 raise PlanError(
                     f"source must not be more than {most} characters ahead of what is read, got "
@@ -165,7 +166,7 @@ class Talk:
     async def _feed(self, stream: Stream) -> None:
         while isinstance(frame := await self._coming.get(), SourceAppend):
             await stream.append(frame.text)
-            self._waiting -= len(frame.text)
+            self._waiting -= len(frame.text) + FRAME
         await stream.end()
         frame = await self._coming.get()  # nothing may follow the end
         raise PlanError("source must have ended once, got more behind its end; open another stream")

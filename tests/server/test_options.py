@@ -95,7 +95,8 @@ def test_inspect_prints_what_was_measured() -> None:
         "refusal": None,
     }
     assert found["cache_bytes"] == 1000 * 5 * 2 * 2 * 32 * 4
-    assert found["readings"] == dict.fromkeys(("average", "parallel", "pie", "pine", "rerank"))
+    sets = ("average", "parallel", "pine", "rerank")
+    assert found["readings"] == dict.fromkeys((*sets, "group-positions", "lm-infinite", "pie"))
     assert found["executor"] in ("cpu", "torch")
 
 

@@ -114,7 +114,7 @@ def test_a_stock_cache_goes_on_as_a_plain_reading(
 async def test_it_offers_attention_and_says_what_it_cannot(http: httpx.AsyncClient) -> None:
     [card] = (await http.get("/v1/models")).json()["data"]
     assert "attention" in card["abilities"]
-    assert card["refusals"] == dict.fromkeys(("parallel", "pie", "pine"), REASON)
+    assert card["refusals"] == dict.fromkeys(("group-positions", "parallel", "pie", "pine"), REASON)
     assert card["executor"] == {"name": "cpu", "refusals": {}}
 
 

@@ -227,11 +227,6 @@ def test_load_takes_safetensors_and_nothing_else(
         HfEngine.load(tmp_path, name="saved")
 
 
-def test_a_cut_that_nobody_makes_yet_is_refused(encoder: Encoder) -> None:
-    with pytest.raises(PlanError, match="cannot be cut into source and target"):
-        encoder.encode(chat(Part("hi")), "source-target")
-
-
 def continued(*said: Part, **extra: Any) -> ChatPrompt:
     """Return a chat whose last message is the assistant's, to be continued."""
     asked = Message("user", (Part("Who?"),))
